@@ -1,0 +1,78 @@
+"""The planner's only file access: it reads a model folder in Hugging Face layout."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from planner.models import ModelShape, shape_from_config
+from planner.types import PlannerError
+
+INDEX_FILE = "model.safetensors.index.json"
+
+# The format's own bound on the header (safetensors README); anything above is another kind of file.
+MAX_HEADER_BYTES = 100_000_000
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The ModelShape in `folder`/config.json. Raises PlannerError."""
+    path = folder / "config.json"
+    return shape_from_config(read_json_object(path), file=str(path))
+
+
+def read_json_object(path: Path) -> dict[str, object]:
+    """Raises PlannerError if the file cannot be read or is not a JSON object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _bad_file(path, f"cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise _bad_file(path, "is not a JSON object")
+    return value
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that hold the model, sorted; empty if there are none.
+
+    An index names them. Without one, Mistral's `consolidated` copy of the same weights is left out.
+    """
+    index = folder / INDEX_FILE
+    if index.is_file():
+        weight_map = read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise _bad_file(index, "has no weight_map")
+        return tuple(sorted({folder / str(name) for name in weight_map.values()}))
+    found = sorted(folder.glob("*.safetensors"))
+    own = [path for path in found if not path.name.startswith("consolidated")]
+    return tuple(own or found)
+
+
+def folder_weight_bytes(folder: Path) -> int:
+    """Exact bytes of all tensors in the folder. Raises PlannerError for missing, cut off or foreign files."""
+    return sum(tensor_bytes(path) for path in weight_files(folder))
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of the tensors in one safetensors file; reads its header only.
+
+    Layout: u64 little-endian header length, JSON header with `data_offsets`, then the tensors without gaps.
+    """
+    try:
+        file_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(header_bytes)) if header_bytes <= MAX_HEADER_BYTES else {}
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        data_bytes = int(max(ends))
+    except OSError as error:
+        raise _bad_file(path, f"cannot be read ({error.strerror})") from error
+    except (struct.error, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise _bad_file(path, "is not a safetensors file (a git-lfs pointer?)") from error
+    if 8 + header_bytes + data_bytes != file_bytes:
+        raise _bad_file(path, f"is cut off: {file_bytes:,} of {8 + header_bytes + data_bytes:,} bytes")
+    return data_bytes
+
+
+def _bad_file(path: Path, problem: str) -> PlannerError:
+    return PlannerError(str(path), "", None, problem, "fetch the file again from the model's source")

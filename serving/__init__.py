@@ -1,0 +1,1 @@
+"""Ferry's serving room: a gateway, pools of vLLM engines, and the contexts that move between them."""

@@ -1,0 +1,116 @@
+"""`ferry`: start, look at, talk to and stop a deployment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from serving import detach, run_state
+from serving.lifecycle import Launch, running, stop, wait_for_signal
+from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
+from serving.model_store import default_home
+from serving.run_state import RunState
+from serving.settings import Settings, load
+from serving.talk import chat_loop, fetch_status, status_table
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish."
+)
+app.add_typer(model_app, name="model", help="Fetch models and list them.")
+console = Console()
+
+Home = Annotated[
+    Path, typer.Option(envvar="FERRY_HOME", help="Where models and run state are kept.", default_factory=default_home)
+]
+Port = Annotated[int | None, typer.Option(help="Port of the deployment; needed when several run.")]
+
+
+def say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def up(
+    home: Home,
+    config: Annotated[Path | None, typer.Option(help="Settings in YAML.", show_default="defaults")] = None,
+    model: Annotated[str | None, typer.Option(help="Built-in name, folder or hub id; overrides the file.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; overrides the file.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; overrides the file.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster: auto or host:port.")] = None,
+    detached: Annotated[bool, typer.Option("--detach", help="Return when ready; `ferry down` stops it.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="With --detach: how long to wait for readiness.")] = 900.0,
+) -> None:
+    """Start Ferry: engines, gateway and endpoint. Ctrl-C drains and stops all that was started."""
+    overrides = {"MODEL": model, "HTTP__HOST": host, "HTTP__PORT": port, "RAY__ADDRESS": ray_address}
+    given = {f"FERRY_{name}": str(value) for name, value in overrides.items() if value is not None}
+    with errors_as_exit_codes():
+        settings = load(config, os.environ | given)
+        launch = Launch(settings=settings, home=home)
+        if detached:
+            os.environ |= given | {"FERRY_HOME": str(home)}
+            arguments = ["--config", str(config)] if config is not None else []
+            state = detach.start(arguments, launch.folder, timeout_s=timeout_s, say=say)
+            say(f"in the background as process {state.pid}; log {launch.folder / 'log'}; stop it with `ferry down`")
+            return
+        with running(launch, say=say, bar=progress_bar) as state:
+            _greet(state, settings)
+            wait_for_signal()
+
+
+@app.command()
+def down(home: Home, port: Port = None) -> None:
+    """Stop the deployment on this machine; its running requests finish first."""
+    with errors_as_exit_codes():
+        state = run_state.find(home, port)
+        stop(state, say=say)
+        run_state.forget(run_state.run_dir(home, state.port))
+        say(f"stopped {state.base_url}")
+
+
+@app.command()
+def status(
+    home: Home, port: Port = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
+    """Show pools, replicas, their state, KV use, running and waiting requests."""
+    with errors_as_exit_codes():
+        found: dict[str, Any] = fetch_status(run_state.find(home, port))
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            console.print(status_table(found))
+
+
+@app.command()
+def chat(
+    home: Home,
+    message: Annotated[str | None, typer.Argument(help="One message; without it, a conversation.")] = None,
+    port: Port = None,
+    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint, ending in /v1.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name; without it, the first that is served.")] = None,
+) -> None:
+    """Talk to the model in the terminal."""
+    with errors_as_exit_codes():
+        url = base_url or f"{run_state.find(home, port).base_url}/v1"
+        chat_loop(url, model=model, message=message, console=console)
+
+
+def _greet(state: RunState, settings: Settings) -> None:
+    body = json.dumps({"model": state.model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True})
+    engines = ", ".join(f"{pool.replicas} {name}" for name, pool in settings.pools.items())
+    say("")
+    say(f"Ferry serves {state.model} on {state.base_url}/v1 ({engines})")
+    say("")
+    say(f"  curl -N {state.base_url}/v1/chat/completions -H 'content-type: application/json' \\")
+    say(f"       -d '{body}'")
+    say("  ferry chat        talk in the terminal")
+    say("  ferry status      pools, replicas, load")
+    say("")
+
+
+if __name__ == "__main__":
+    app()

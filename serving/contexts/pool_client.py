@@ -1,0 +1,351 @@
+"""PoolClient: vLLM's engine-core client over pools of remote engines.
+
+vLLM's `AsyncLLM` believes it talks to one engine core. Beneath it, each request is a Context that runs one leg after
+another on whichever engines the router chooses. The seam is below the detokenizer, so stop strings, logprobs, tool
+parsing, usage and stream ids are continuous by construction, whatever moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from serving.clock import Clock
+from serving.contexts.context import Context, Verdict, request_id_of
+from serving.contexts.engine_set import Engine, EngineSet
+from serving.engine.channel import ChannelKeys
+from serving.engine.messages import LEG_KEY, Add, Frames
+from serving.errors import EngineLost
+from serving.metrics import GatewayMetrics
+from serving.router.policy import Route, choose_decode, choose_first
+from serving.types import ClusterView
+
+logger = logging.getLogger(__name__)
+
+PREFILL_DONE = "prefill_done"
+ENGINE_LOST = "engine_lost"
+FIRST_TOKEN = 1
+STEERING_ARGS = frozenset({LEG_KEY, "kv_transfer_params", "ec_transfer_params"})
+
+
+@dataclass(slots=True)
+class _Running:
+    """A context with the request that it came from and the instants that its metrics need."""
+
+    context: Context
+    request: EngineCoreRequest
+    arrived_s: float
+    last_token_s: float = 0.0
+    move_mode: str | None = field(default=None)
+
+
+class PoolClient(EngineCoreClient):
+    """The engine-core client of one gateway. One event loop owns it; nothing here is thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        keys: ChannelKeys,
+        clock: Clock,
+        metrics: GatewayMetrics,
+        disaggregate_from_tokens: int,
+        engine_wait_s: float,
+    ):
+        self._clock, self._metrics = clock, metrics
+        self._disaggregate_from_tokens, self._engine_wait_s = disaggregate_from_tokens, engine_wait_s
+        self.engines = EngineSet(keys=keys, clock=clock, on_step=self._on_step, on_lost=self._on_lost)
+        self._running: dict[str, _Running] = {}
+        self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
+        self._placing: set[asyncio.Task[None]] = set()
+        self._encoder, self._decoder = MsgpackEncoder(), MsgpackDecoder(EngineCoreOutputs)
+        # What AsyncLLM reads of its client beside the methods.
+        self.resources = SimpleNamespace(engine_dead=False)
+        self.engine_ranks_managed = [0]
+
+    # ---- what AsyncLLM calls
+
+    async def get_output_async(self) -> EngineCoreOutputs:
+        return await self._outputs.get()
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None:
+        params = request.sampling_params
+        assert params is not None and request.prompt_token_ids is not None, "only text generation is served"
+        context = Context(
+            request_id=request.request_id,
+            num_prompt_tokens=len(request.prompt_token_ids),
+            max_tokens=params.max_tokens or 0,
+        )
+        self._running[context.request_id] = _Running(context, request, self._clock.now_s())
+        self._metrics.in_flight.set(len(self._running))
+        self._metrics.prompt_tokens.inc(context.num_prompt_tokens)
+        self._place_soon(context.request_id, kv=None)
+
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            running = self._running.get(request_id)
+            if running is None:
+                continue
+            engine = self.engines.get(running.context.replica_id)
+            if engine is not None:
+                engine.end(running.context.leg_id)
+                await engine.link.abort([running.context.leg_id])
+            self._end(running, "abort")
+
+    async def get_supported_tasks_async(self) -> tuple[Any, ...]:
+        return ("generate",)
+
+    async def reset_mm_cache_async(self) -> None:
+        return None
+
+    async def is_sleeping_async(self) -> bool:
+        return False
+
+    async def reset_prefix_cache_async(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        calls = (
+            e.link.call("reset_prefix_cache", reset_running_requests, reset_connector) for e in self.engines.all()
+        )
+        return all(await asyncio.gather(*calls))
+
+    def dp_engines_running(self) -> bool:
+        return bool(self._running)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        for task in self._placing:
+            task.cancel()
+
+    # ---- the cluster
+
+    async def follow(self, view: ClusterView) -> None:
+        """Take a new cluster view."""
+        await self.engines.apply(view)
+
+    async def wait_until_servable(self, timeout_s: float) -> bool:
+        """True as soon as some engine can take a new context; False when none can within `timeout_s`."""
+        deadline_s = self._clock.now_s() + timeout_s
+        while not choose_decode(0, self.engines.candidates()):
+            left_s = deadline_s - self._clock.now_s()
+            if left_s <= 0:
+                return False
+            await self.engines.changed(left_s)
+        return True
+
+    async def close(self) -> None:
+        self.shutdown()
+        await self.engines.close()
+
+    # ---- legs
+
+    def _place_soon(self, request_id: str, kv: dict[str, Any] | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._place(request_id, kv))
+        self._placing.add(task)
+        task.add_done_callback(self._placing.discard)
+
+    async def _place(self, request_id: str, kv: dict[str, Any] | None) -> None:
+        """Put a context on its next engine; end it with an error when none comes in time."""
+        while (running := self._running.get(request_id)) is not None:
+            route = await self._route(running.context)
+            if running.context.finished:
+                break
+            if route is None:
+                self._fail(running, f"no engine became ready within {self._engine_wait_s:.0f} s")
+                break
+            engine = self.engines.get(route.replica_id)
+            if engine is None:
+                continue
+            try:
+                await self._begin_leg(running, engine, route, kv)
+                return
+            except EngineLost:
+                continue
+        if kv is not None:
+            await self._release(kv)
+
+    async def _route(self, context: Context) -> Route | None:
+        started = bool(context.output_token_ids)
+        deadline_s = self._clock.now_s() + self._engine_wait_s
+        while True:
+            candidates = self.engines.candidates()
+            route = (
+                choose_decode(context.num_tokens, candidates)
+                if started
+                else choose_first(
+                    context.num_prompt_tokens,
+                    candidates,
+                    disaggregate_from_tokens=self._disaggregate_from_tokens,
+                )
+            )
+            left_s = deadline_s - self._clock.now_s()
+            if route is not None or left_s <= 0 or context.finished:
+                return route
+            await self.engines.changed(left_s)
+
+    async def _begin_leg(
+        self, running: _Running, engine: Engine, route: Route, kv: dict[str, Any] | None
+    ) -> None:
+        context = running.context
+        hands_off = route.hands_off and context.max_tokens > FIRST_TOKEN
+        leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=FIRST_TOKEN if hands_off else None)
+        prefill_tokens = 0 if kv is not None else context.num_tokens
+        engine.begin(leg_id, prefill_tokens=prefill_tokens, num_tokens=context.num_tokens)
+        if kv is not None:
+            self._metrics.move_bytes.inc(_bytes_carried(engine, kv))
+        request = _leg_request(running.request, context, kv, max_model_len=engine.replica.info.max_model_len)
+        try:
+            await engine.link.add(Add(leg_id, context.num_prompt_tokens), list(self._encoder.encode(request)))
+        except EngineLost:
+            engine.end(leg_id)
+            raise
+
+    async def _release(self, kv: dict[str, Any]) -> None:
+        """Tell the engine that keeps these blocks that nobody will pull them.
+
+        vLLM has the way: a request that is aborted on arrival makes its connector notify the source. NIXL cannot
+        notify itself, so the request goes to any other engine.
+        """
+        others = (e for e in self.engines.all() if e.replica.info.kv.engine_id != kv["remote_engine_id"])
+        engine = next(others, None)
+        if engine is None:
+            return
+        leg_id = f"release-{kv['remote_request_id']}"
+        request = EngineCoreRequest(
+            request_id=leg_id,
+            prompt_token_ids=[0],
+            mm_features=None,
+            sampling_params=SamplingParams(max_tokens=1, extra_args={"kv_transfer_params": kv}),
+            pooling_params=None,
+            arrival_time=time.time(),
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+            abort_immediately=True,
+        )
+        await engine.link.add(Add(leg_id, 0, releases=True), list(self._encoder.encode(request)))
+
+    # ---- what engines say
+
+    def _on_step(self, engine: Engine, payload: Frames) -> None:
+        outputs: EngineCoreOutputs = self._decoder.decode(payload)
+        now_s = self._clock.now_s()
+        outputs.outputs = [o for o in outputs.outputs if self._take(engine, o, now_s)]
+        if outputs.outputs:
+            self._outputs.put_nowait(outputs)
+
+    def _take(self, engine: Engine, output: EngineCoreOutput, now_s: float) -> bool:
+        """Take one output into its context; True when AsyncLLM should see it, as of an unmoved request."""
+        leg_id, kv = output.request_id, output.kv_transfer_params
+        ended = output.finish_reason is not None
+        engine.unanswered.pop(leg_id, None)
+        if ended:
+            engine.end(leg_id)
+        running = self._running.get(request_id_of(leg_id))
+        verdict = (
+            running.context.accept(leg_id, output.new_token_ids, ended=ended, kv_kept=kv is not None)
+            if running is not None
+            else Verdict.FENCED
+        )
+        if running is None or verdict is Verdict.FENCED:
+            self._metrics.fenced_tokens.inc(len(output.new_token_ids))
+            if kv is not None:
+                self._spawn_release(kv)
+            return False
+        self._time_tokens(running, len(output.new_token_ids), now_s)
+        output.request_id, output.kv_transfer_params = running.context.request_id, None
+        if running.context.epoch > 1:
+            output.prefill_stats = None
+        if verdict is Verdict.HANDS_OFF:
+            output.finish_reason = None
+            running.move_mode = "kv"
+            self._metrics.moved(reason=PREFILL_DONE, mode="kv")
+            self._place_soon(running.context.request_id, kv)
+        elif verdict is Verdict.FINISHED:
+            assert output.finish_reason is not None
+            self._end(running, str(output.finish_reason))
+        return True
+
+    def _spawn_release(self, kv: dict[str, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(self._release(kv))
+        self._placing.add(task)
+        task.add_done_callback(self._placing.discard)
+
+    def _on_lost(self, engine: Engine, reason: str) -> None:
+        """An engine is gone: its contexts go on elsewhere from the token log."""
+        for running in list(self._running.values()):
+            if running.context.replica_id != engine.replica.replica_id:
+                continue
+            running.context.replica_id = None
+            running.move_mode = "replay"
+            self._metrics.moved(reason=ENGINE_LOST, mode="replay")
+            self._metrics.recomputed_tokens.inc(running.context.num_tokens)
+            self._place_soon(running.context.request_id, kv=None)
+
+    def _time_tokens(self, running: _Running, count: int, now_s: float) -> None:
+        if not count:
+            return
+        self._metrics.generation_tokens.inc(count)
+        if running.last_token_s == 0.0:
+            self._metrics.ttft_s.observe(now_s - running.arrived_s)
+        else:
+            gap_s = now_s - running.last_token_s
+            self._metrics.itl_s.observe(gap_s)
+            if running.move_mode is not None:
+                self._metrics.move_gap_s.observe(gap_s)
+        running.last_token_s, running.move_mode = now_s, None
+
+    def _fail(self, running: _Running, reason: str) -> None:
+        """End a context with an error output, which vLLM's front end turns into an error event and a proper end."""
+        logger.error("request %s failed: %s", running.context.request_id, reason)
+        output = EngineCoreOutput(
+            request_id=running.context.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR
+        )
+        self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
+        self._end(running, "error")
+
+    def _end(self, running: _Running, outcome: str) -> None:
+        running.context.abandon()
+        self._running.pop(running.context.request_id, None)
+        self._metrics.in_flight.set(len(self._running))
+        self._metrics.ended(outcome)
+        self._metrics.e2e_s.observe(self._clock.now_s() - running.arrived_s)
+
+
+def _leg_request(
+    request: EngineCoreRequest, context: Context, kv: dict[str, Any] | None, *, max_model_len: int
+) -> EngineCoreRequest:
+    """The request of the context's current leg: same sampling, its own id, and the leg's data in `extra_args`."""
+    assert request.sampling_params is not None
+    leg = copy.copy(request)
+    leg.request_id = context.leg_id
+    leg.sampling_params = copy.copy(request.sampling_params)
+    hands_off = context.handoff_at_tokens is not None
+    transfer = kv if kv is not None else ({"do_remote_decode": True, "do_remote_prefill": False} if hands_off else None)
+    leg.sampling_params.extra_args = {
+        **_from_client(request.sampling_params.extra_args or {}),
+        LEG_KEY: {
+            "output_token_ids": context.output_token_ids,
+            "handoff_at_tokens": context.handoff_at_tokens,
+            "max_model_len": max_model_len,
+        },
+        **({"kv_transfer_params": transfer} if transfer is not None else {}),
+    }
+    return leg
+
+
+def _from_client(extra_args: dict[str, Any]) -> dict[str, Any]:
+    """A client's own extra arguments, less those that steer engines: only Ferry says where KV comes from."""
+    return {name: value for name, value in extra_args.items() if name not in STEERING_ARGS}
+
+
+def _bytes_carried(engine: Engine, kv: dict[str, Any]) -> int:
+    return len(kv["remote_block_ids"][0]) * engine.replica.info.kv_block_bytes

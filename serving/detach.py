@@ -1,0 +1,48 @@
+"""A deployment in the background: a second `ferry up` in its own session, watched until it is ready."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving import run_state
+from serving.errors import EngineStartFailed
+from serving.lifecycle import Say
+from serving.run_state import RunState
+
+POLL_S = 0.2
+
+
+def start(arguments: Sequence[str], folder: Path, *, timeout_s: float, say: Say) -> RunState:
+    """Run `ferry up` with these arguments in the background and return when its endpoint is ready.
+
+    Raises:
+        EngineStartFailed: when it ends, or is not ready in time (then it is stopped).
+        SystemExit: with the child's own exit code, after its own error lines, when it refuses to start.
+    """
+    log_path = folder / "log"
+    with log_path.open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "serving", "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline_s = time.monotonic() + timeout_s
+    with log_path.open() as log:
+        while time.monotonic() < deadline_s:
+            code = child.poll()
+            for line in log:
+                say(line.rstrip("\n"))
+            if code is not None:
+                raise SystemExit(code or 1)
+            state = run_state.read(folder)
+            if state is not None and state.ready and state.pid == child.pid:
+                return state
+            time.sleep(POLL_S)
+    child.terminate()
+    raise EngineStartFailed(f"not ready after {timeout_s:.0f} s", remedy=f"read {log_path}; raise --timeout-s")

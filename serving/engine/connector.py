@@ -1,0 +1,130 @@
+"""The NIXL connector, fit for contexts that move at any token.
+
+vLLM's connector pulls the KV of a *prompt*. A moved context has output too, so this subclass counts all tokens with
+KV, exports exactly the blocks that hold them, and keeps blocks only for a leg that really hands off.
+
+Load it as `kv_connector="NixlConnector"` from this module: vLLM recognises NIXL by that name in several checks
+(`has_connector("NixlConnector")` in vllm/config/vllm.py and platforms/cpu.py), so the class keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlBaseConnector, NixlPullConnector
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_scheduler import NixlPullConnectorScheduler
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPullConnectorWorker
+from vllm.utils.math_utils import cdiv
+from vllm.v1.request import RequestStatus
+
+from serving.engine.resume import install_in_worker, leg_of
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.request import Request
+
+PROGRESS_THREAD_DELAY_US = 100
+
+
+class ContextScheduler(NixlPullConnectorScheduler):
+    """Scheduler side: which tokens have KV elsewhere, and which blocks stay for a pull."""
+
+    def __init__(self, vllm_config: VllmConfig, engine_id: str, kv_cache_config: KVCacheConfig):
+        super().__init__(vllm_config, engine_id, kv_cache_config)
+        if self._prefill_backoff():
+            raise ValueError(
+                "this model must recompute the end of its prompt after a KV transfer (Mamba state or look-ahead "
+                "modules), so a prefill engine cannot give its first token; serve it from a `mixed` pool"
+            )
+        self._block_size_tokens = tuple(g.kv_cache_spec.block_size for g in kv_cache_config.kv_cache_groups)
+
+    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:
+        params = request.kv_transfer_params
+        if params is None or not params.get("do_remote_prefill"):
+            return super().get_num_new_matched_tokens(request, num_computed_tokens)
+        # The last token never has KV: it is sampled but not yet fed.
+        tokens_with_kv = min(params["remote_num_tokens"], request.num_tokens - 1)
+        count = tokens_with_kv - num_computed_tokens
+        return (count, True) if count > 0 else (0, False)
+
+    def request_finished(
+        self, request: Request, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        if request.kv_transfer_params and not _hands_off(request):
+            return self._forget(request)
+        tokens_with_kv = min(request.num_computed_tokens, request.num_tokens - 1)
+        # A look-ahead block at the end would shift the consumer's tail-aligned list by one: silently wrong KV.
+        held = tuple(
+            ids[: cdiv(tokens_with_kv, size)]
+            for ids, size in zip(block_ids, self._block_size_tokens, strict=True)
+        )
+        delay_free, params = super().request_finished(request, held)
+        if params is not None:
+            params["remote_num_tokens"] = tokens_with_kv
+        return delay_free, params
+
+    def _forget(self, request: Request) -> tuple[bool, None]:
+        """Free the blocks at once: the context ended here, nobody will pull them."""
+        params = request.kv_transfer_params
+        assert params is not None
+        if params.get("do_remote_decode"):
+            self._stop_heartbeat(request.request_id)
+            self._reqs_not_processed.add(request.request_id)
+            self._reqs_need_save.pop(request.request_id, None)
+            return False, None
+        super().request_finished(request, ())
+        return False, None
+
+
+def _hands_off(request: Request) -> bool:
+    """True when the leg ended only because its handoff limit was reached, so the context goes on elsewhere."""
+    params, leg = request.sampling_params, leg_of(request.sampling_params)
+    return (
+        leg is not None
+        and leg.handoff_at_tokens is not None
+        and request.status == RequestStatus.FINISHED_LENGTH_CAPPED
+        and request.num_output_tokens < (params.max_tokens or 0)
+        and request.num_tokens < leg.max_model_len
+    )
+
+
+class ContextWorker(NixlPullConnectorWorker):
+    """Worker side: an agent whose progress thread sleeps between polls."""
+
+    def __init__(self, vllm_config: VllmConfig, engine_id: str, kv_cache_config: KVCacheConfig):
+        with _patient_progress_thread():
+            super().__init__(vllm_config, engine_id, kv_cache_config)
+
+
+@contextmanager
+def _patient_progress_thread() -> Iterator[None]:
+    """Agents made inside poll every 100 µs. NIXL's Python API hard-codes 0, which spins a core per idle engine."""
+    import nixl._api as api
+
+    make_agent = api.nixlBind.nixlAgent
+
+    def make_patient_agent(name: str, config: Any) -> Any:
+        config.pthrDelay = PROGRESS_THREAD_DELAY_US
+        return make_agent(name, config)
+
+    api.nixlBind.nixlAgent = make_patient_agent
+    try:
+        yield
+    finally:
+        api.nixlBind.nixlAgent = make_agent
+
+
+class NixlConnector(NixlPullConnector):
+    """The connector that Ferry's engines load."""
+
+    def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig):
+        NixlBaseConnector.__init__(self, vllm_config, role, kv_cache_config)
+        if role == KVConnectorRole.SCHEDULER:
+            self.connector_scheduler = ContextScheduler(vllm_config, self.engine_id, kv_cache_config)
+        else:
+            install_in_worker()
+            self.connector_worker = ContextWorker(vllm_config, self.engine_id, kv_cache_config)

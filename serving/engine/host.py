@@ -1,0 +1,168 @@
+"""The engine host: relays between one engine core and the gateways that use it.
+
+It owns who asked for which leg, keeps vLLM's own engine metrics, and tells every peer when the core dies. It never
+looks at tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, EngineCoreRequestType
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from serving.clock import Clock
+from serving.engine.channel import ChannelKeys, EngineServer
+from serving.engine.messages import Add, Frames, Gone, Kind, Step, Welcome
+from serving.engine.meter import EngineMeter
+from serving.types import EngineInfo, Load
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.core_client import AsyncMPClient
+    from vllm.v1.metrics.stats import SchedulerStats
+
+logger = logging.getLogger(__name__)
+
+DRAIN_POLL_S = 0.1
+
+
+class EngineHost:
+    """One engine core, opened to many gateways."""
+
+    def __init__(
+        self,
+        *,
+        replica_id: str,
+        core: AsyncMPClient,
+        info: EngineInfo,
+        host: str,
+        keys: ChannelKeys,
+        clock: Clock,
+        meter: EngineMeter,
+    ):
+        self._core, self._meter, self._clock = core, meter, clock
+        self.info = info
+        self._owner: dict[str, bytes] = {}
+        self._load = Load()
+        self._decoder, self._encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder()
+        self.dead: str | None = None
+        self._calls: dict[str, Callable[..., Awaitable[Any]]] = {
+            "warm_peers": self._warm_peers,
+            "metrics": self._metrics,
+            "reset_prefix_cache": core.reset_prefix_cache_async,
+        }
+        self._server = EngineServer(
+            host=host,
+            keys=keys,
+            welcome=Welcome(replica_id, info),
+            clock=clock,
+            on_add=self._add,
+            on_abort=self._abort,
+            on_call=self._call,
+            on_peer_lost=self._release_peer,
+            load=lambda: self._load,
+        )
+        self._tasks = [asyncio.create_task(self._server.serve()), asyncio.create_task(self._relay())]
+
+    @property
+    def address(self) -> str:
+        return self._server.address
+
+    async def _add(self, peer: bytes, header: Add, payload: Frames) -> None:
+        """Pass a request on to the core as it came: the host does not decode prompts."""
+        if not header.releases:
+            self._owner[header.leg_id] = peer
+            self._meter.add(header.leg_id, header.prompt_tokens)
+            self._load = _plus_one_waiting(self._load)
+        message = (EngineCoreRequestType.ADD.value, *payload)
+        await self._core._send_input_message(message, self._core.core_engine)
+
+    async def _abort(self, peer: bytes, leg_ids: list[str]) -> None:
+        mine = [leg_id for leg_id in leg_ids if self._owner.get(leg_id) == peer]
+        for leg_id in mine:
+            self._forget(leg_id)
+        await self._core.abort_requests_async(mine)
+
+    async def _release_peer(self, peer: bytes) -> None:
+        """A gateway is gone: nobody will read its legs, so free their blocks."""
+        held = [leg_id for leg_id, owner in self._owner.items() if owner == peer]
+        if held:
+            logger.warning("peer %s left %d legs; aborting them", peer.hex(), len(held))
+            await self._abort(peer, held)
+
+    def _forget(self, leg_id: str) -> None:
+        self._owner.pop(leg_id, None)
+        self._meter.drop(leg_id)
+
+    async def _call(self, method: str, args: list[Any]) -> Any:
+        if method not in self._calls:
+            raise LookupError(f"no method {method!r}; there are {', '.join(self._calls)}")
+        return await self._calls[method](*args)
+
+    async def _warm_peers(self, peers: list[dict[str, Any]]) -> list[float]:
+        per_worker: list[list[float]] = await self._core.collective_rpc_async("ferry_warm_peers", args=(peers,))
+        return [max(times) for times in zip(*per_worker, strict=True)]
+
+    async def _metrics(self) -> str:
+        return self._meter.exposition()
+
+    async def _relay(self) -> None:
+        """Pass each step's outputs to the gateways that own them, one message per gateway."""
+        try:
+            while True:
+                outputs = await self._core.get_output_async()
+                self._observe(outputs.scheduler_stats)
+                self._meter.step(outputs)
+                await self._deliver(outputs)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the core is dead, whatever it died of: say so, and let Ray replace the replica
+            logger.exception("engine core died")
+            self.dead = f"{type(error).__name__}: {error}"
+            await self._server.broadcast(Kind.GONE, Gone(self.dead))
+
+    def _observe(self, stats: SchedulerStats | None) -> None:
+        if stats is not None:
+            self._load = Load(
+                running=stats.num_running_reqs,
+                waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
+                kv_usage=stats.kv_cache_usage,
+            )
+
+    async def _deliver(self, outputs: EngineCoreOutputs) -> None:
+        by_peer: dict[bytes, list[Any]] = {}
+        for output in outputs.outputs:
+            owner = self._owner.get(output.request_id)
+            if owner is None:
+                continue
+            by_peer.setdefault(owner, []).append(output)
+            if output.finish_reason is not None:
+                self._forget(output.request_id)
+        for peer, own in by_peer.items():
+            step = EngineCoreOutputs(outputs=own, timestamp=outputs.timestamp)
+            await self._server.send(peer, Kind.STEP, Step(self._load), self._encoder.encode(step))
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until no gateway has a leg here; False when some still have after `timeout_s`."""
+        deadline_s = self._clock.now_s() + timeout_s
+        while self._owner:
+            if self._clock.now_s() >= deadline_s:
+                return False
+            await self._clock.sleep(DRAIN_POLL_S)
+        return True
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Tell the gateways, then stop the core."""
+        await self._server.broadcast(Kind.GONE, Gone(self.dead or "stopping"))
+        for task in self._tasks:
+            task.cancel()
+        self._server.close()
+        self._core.shutdown(timeout=timeout_s)
+
+
+def _plus_one_waiting(load: Load) -> Load:
+    """The load until the scheduler reports again: it has one more request than it knows."""
+    return Load(running=load.running, waiting=load.waiting + 1, kv_usage=load.kv_usage)

@@ -1,0 +1,138 @@
+"""The gateway's HTTP application: vLLM's own OpenAI app behind a gate that opens only the routes Ferry serves."""
+
+from __future__ import annotations
+
+import hmac
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import Response
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from serving.engine.core import ModelFiles
+from serving.errors import ConfigError
+from serving.gateway.error_envelope import AsgiApp, ErrorEnvelope, Receive, Scope, Send, envelope
+from serving.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+TASKS = ("generate",)
+GENERATION_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+SERVED_ROUTES = GENERATION_ROUTES | {
+    "/v1/messages/count_tokens",
+    "/v1/responses/{response_id}",
+    "/v1/responses/{response_id}/cancel",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    "/version",
+}
+RETRY_AFTER_S = 1
+
+
+def front_end_arguments(model: ModelFiles, settings: GatewaySettings) -> Namespace:
+    """vLLM's front-end arguments.
+
+    Raises:
+        ConfigError: when `gateway.args` names something that vLLM does not have.
+    """
+    parser = make_arg_parser(FlexibleArgumentParser())
+    arguments = parser.parse_args(["--model", str(model.path), "--served-model-name", model.served_name])
+    chosen: dict[str, Any] = {
+        "disable_fastapi_docs": True,
+        "enable_auto_tool_choice": settings.tool_call_parser is not None,
+        "tool_call_parser": settings.tool_call_parser,
+        "chat_template": settings.chat_template,
+        "enable_prompt_tokens_details": True,
+    }
+    arguments.structured_outputs_config.reasoning_parser = settings.reasoning_parser or ""
+    for name, value in (chosen | settings.args).items():
+        if not hasattr(arguments, name):
+            raise ConfigError(
+                f"gateway.args: vLLM's front end has no argument {name!r}",
+                remedy="use a name of `vllm serve --help`, with underscores",
+                field=f"gateway.args.{name}",
+            )
+        setattr(arguments, name, value)
+    return arguments
+
+
+class Doors:
+    """What the gate needs of the gateway: whether it can serve, its metrics, the cluster's status."""
+
+    def __init__(
+        self,
+        *,
+        wait_until_servable: Callable[[float], Awaitable[bool]],
+        not_ready_because: Callable[[], str | None],
+        metrics: Callable[[], Awaitable[str]],
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        engine_wait_s: float,
+        admin_token: str,
+    ):
+        self.wait_until_servable, self.not_ready_because = wait_until_servable, not_ready_because
+        self.metrics, self.status = metrics, status
+        self.engine_wait_s, self.admin_token = engine_wait_s, admin_token
+
+
+async def build(llm: AsyncLLM, arguments: Namespace, doors: Doors) -> AsgiApp:
+    """The application of one gateway."""
+    app = build_app(arguments, TASKS, llm.model_config)
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in SERVED_ROUTES]
+    # vLLM's middlewares (CORS, HTTP metrics, elastic scaling) each touch every chunk of every stream.
+    app.user_middleware.clear()
+    await init_app_state(llm, app.state, arguments, TASKS)
+    _add_routes(app, doors)
+    return ErrorEnvelope(EngineGate(app, doors))
+
+
+def _add_routes(app: FastAPI, doors: Doors) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        return Response(status_code=200)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        reason = doors.not_ready_because()
+        return JSONResponse({"ready": True}) if reason is None else JSONResponse({"detail": reason}, status_code=503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(await doors.metrics(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/admin/v1/status")
+    async def status(request: Request) -> Response:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), doors.admin_token.encode()):
+            return JSONResponse({"detail": "the admin API needs the token of this deployment"}, status_code=401)
+        return JSONResponse(await doors.status())
+
+
+class EngineGate:
+    """ASGI middleware: a generation waits at the door while no engine can take it, then gets a 503, not silence."""
+
+    def __init__(self, app: AsgiApp, doors: Doors):
+        self._app, self._doors = app, doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in GENERATION_ROUTES and scope["method"] == "POST":
+            wait_s = self._doors.engine_wait_s
+            if not await self._doors.wait_until_servable(wait_s):
+                return await _refuse(scope["path"], f"no engine became ready within {wait_s:.0f} s", send)
+        await self._app(scope, receive, send)
+        return None
+
+
+async def _refuse(path: str, message: str, send: Send) -> None:
+    body = envelope(503, message, path=path)
+    headers = [(b"content-type", b"application/json"), (b"retry-after", str(RETRY_AFTER_S).encode())]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,251 @@
+"""The life of a deployment that this process holds up: start, show how engines load, wait, stop all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+
+from serving import preflight, run_state
+from serving.app import APP_NAME, Deployed, build, set_serve_environment
+from serving.engine.core import ModelFiles
+from serving.errors import EngineStartFailed, FerryError, RayUnavailable
+from serving.model_store import Progress, resolve
+from serving.run_state import RunState
+from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.serve.schema import ServeStatus
+
+Say = Callable[[str], None]
+Bar = Callable[[], contextlib.AbstractContextManager[Progress]]
+
+OBJECT_STORE_BYTES = 128 << 20
+POLL_S = 0.25
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+FAILED_STATES = ("DEPLOY_FAILED", "UNHEALTHY")
+LAST_CAUSE = re.compile(r"(?:\w+\.)*(\w+(?:Error|Failed|Exception|Lost)): (.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What to start and where to leave its traces."""
+
+    settings: Settings
+    home: Path
+
+    @property
+    def folder(self) -> Path:
+        return run_state.run_dir(self.home, self.settings.http.port)
+
+
+@contextlib.contextmanager
+def running(launch: Launch, *, say: Say, bar: Bar) -> Iterator[RunState]:
+    """A deployment, ready inside the block and gone after it, however the block ends.
+
+    Raises:
+        FerryError: when it cannot start; then nothing is left running.
+    """
+    deployed = prepare(launch, say=say, bar=bar)
+    state = RunState(
+        pid=os.getpid(),
+        host=launch.settings.http.host,
+        port=launch.settings.http.port,
+        model=deployed.model.served_name,
+        admin_token=deployed.admin_token,
+    )
+    run_state.save(launch.folder, state)
+    try:
+        with _ray(launch, say):
+            _deploy(deployed, say)
+            _await_ready(state)
+            state = replace(state, ready=True)
+            run_state.save(launch.folder, state)
+            yield state
+            say("stopping: running requests finish first (Ctrl-C again stops at once)")
+    finally:
+        run_state.forget(launch.folder)
+
+
+def prepare(launch: Launch, *, say: Say, bar: Bar) -> Deployed:
+    """Everything that can fail before Ray starts."""
+    settings = launch.settings
+    preflight.check_port(settings.http)
+    if settings.ray.address is not None:
+        preflight.check_ray_address(settings.ray.address)
+    with bar() as progress:
+        folder = resolve(settings.model, launch.home, progress)
+    on_cpu = runs_on_cpu(settings)
+    if on_cpu and settings.ray.address is None:
+        for line in preflight.check_memory(settings, folder):
+            say(f"  {line}")
+    model = ModelFiles(path=folder.path, served_name=settings.served_model_name or folder.name)
+    return Deployed(settings=settings, model=model, on_cpu=on_cpu, admin_token=secrets.token_urlsafe(24))
+
+
+def runs_on_cpu(settings: Settings) -> bool:
+    """True when engines run on CPU: said so, or no NVIDIA driver answers."""
+    if settings.device != "auto":
+        return settings.device == "cpu"
+    with warnings.catch_warnings():
+        # The package that the user names warns of its own successor, which it wraps.
+        warnings.simplefilter("ignore", FutureWarning)
+        import pynvml
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return True
+    return int(pynvml.nvmlDeviceGetCount()) == 0
+
+
+@contextlib.contextmanager
+def _ray(launch: Launch, say: Say) -> Iterator[None]:
+    """A Ray cluster with Serve: one started here and stopped after, or a running one that only loses our app."""
+    settings = launch.settings
+    set_serve_environment(settings.http, launch.folder)
+    import ray
+    from ray import serve
+
+    address = settings.ray.address
+    say("starting Ray" if address is None else f"joining Ray at {address}")
+    local: dict[str, Any] = {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "num_cpus": settings.ray.num_cpus,
+    }
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", **({} if address else local))
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise RayUnavailable(f"Ray does not start: {error}", remedy="see the message; `ray status` helps") from error
+    try:
+        serve.start(
+            http_options={"host": settings.http.host, "port": settings.http.port},
+            proxy_location="HeadOnly" if address is None else "EveryNode",
+        )
+        yield
+    finally:
+        if address is None:
+            serve.shutdown()
+        else:
+            serve.delete(APP_NAME)
+        ray.shutdown()
+
+
+def _deploy(deployed: Deployed, say: Say) -> None:
+    """Deploy and report each deployment's state as it changes, until all run.
+
+    Raises:
+        EngineStartFailed: with the cause that the failed deployment gave.
+    """
+    from ray import serve
+
+    application = build(deployed)
+    serve.run_many([serve.RunTarget(application, name=APP_NAME)], wait_for_applications_running=False)
+    shown: dict[str, str] = {}
+    started_s = time.monotonic()
+    while True:
+        status = serve.status()
+        for name, line in _lines(status):
+            if shown.get(name) != line:
+                shown[name] = line
+                say(f"  {time.monotonic() - started_s:5.0f} s  {name:<12} {line}")
+        app = status.applications[APP_NAME]
+        if app.status == "RUNNING":
+            return
+        if app.status in FAILED_STATES:
+            raise _failure(status)
+        time.sleep(POLL_S)
+
+
+def _lines(status: ServeStatus) -> Iterator[tuple[str, str]]:
+    for name, deployment in status.applications[APP_NAME].deployments.items():
+        counts = ", ".join(f"{count} {state.lower()}" for state, count in deployment.replica_states.items())
+        yield name, counts or str(deployment.status.value).lower()
+
+
+def _failure(status: ServeStatus) -> FerryError:
+    """The first cause that a deployment gave; Ray wraps it in tracebacks."""
+    app = status.applications[APP_NAME]
+    messages = [d.message for d in app.deployments.values() if d.status in FAILED_STATES] or [app.message]
+    causes = [cause for message in messages for cause in LAST_CAUSE.findall(message)]
+    kind, text = causes[-1] if causes else ("", messages[0])
+    shown = text if kind in ("EngineStartFailed", "ConfigError", "") else f"{kind}: {text}"
+    return EngineStartFailed(f"the deployment did not start: {shown}", remedy="mend the cause and start again")
+
+
+def _await_ready(state: RunState) -> None:
+    """Wait until the endpoint says that it can serve.
+
+    Raises:
+        EngineStartFailed: with the endpoint's last reason.
+    """
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    reason = "no answer"
+    while time.monotonic() < deadline_s:
+        try:
+            answer = httpx.get(f"{state.base_url}/ready", timeout=5.0)
+        except httpx.TransportError as error:
+            reason = str(error)
+        else:
+            if answer.status_code == httpx.codes.OK:
+                return
+            reason = answer.text
+        time.sleep(POLL_S)
+    raise EngineStartFailed(
+        f"all engines run, but the endpoint is not ready after {READY_TIMEOUT_S:.0f} s: {reason}",
+        remedy="read the logs that Ray keeps under its session folder",
+    )
+
+
+def wait_for_signal() -> None:
+    """Sleep until SIGINT or SIGTERM. A second one ends this process and all that it started, at once."""
+    first = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if first.is_set():
+            stop_hard()
+        first.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    while not first.wait(timeout=1.0):
+        pass
+
+
+def stop_hard() -> None:
+    """Kill every descendant, by pid, and leave."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(130)
+
+
+def stop(state: RunState, *, say: Say) -> None:
+    """Ask a deployment's process to stop, and wait; kill it and its descendants when it does not."""
+    try:
+        process = psutil.Process(state.pid)
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+    except psutil.NoSuchProcess:
+        return
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except psutil.TimeoutExpired:
+        say(f"process {state.pid} does not stop; killing it")
+    _, left = psutil.wait_procs(family, timeout=2.0)
+    for survivor in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor.kill()

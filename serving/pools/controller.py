@@ -1,0 +1,158 @@
+"""The controller: owns the membership, warms engines for each other, and tells everybody what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import zmq.asyncio
+
+from serving.clock import Clock
+from serving.engine.channel import ChannelKeys, EngineLink
+from serving.errors import EngineLost
+from serving.pools.membership import Membership
+from serving.types import ClusterView, Replica, ReplicaId, ReplicaState
+
+logger = logging.getLogger(__name__)
+
+LINK_TIMEOUT_S = 30.0
+WARM_TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayReport:
+    """What a gateway last said of itself."""
+
+    exposition: str
+
+
+class Controller:
+    """One per cluster. Everything runs on one event loop; only this class writes the membership."""
+
+    def __init__(self, *, keys: ChannelKeys, clock: Clock, settle_s: float):
+        self._keys, self._clock = keys, clock
+        # A controller that was restarted knows nothing until the replicas have announced themselves again.
+        self._settled_at_s = clock.now_s() + settle_s
+        self._zmq = zmq.asyncio.Context()
+        self._membership = Membership()
+        self._links: dict[ReplicaId, EngineLink] = {}
+        self._reports: dict[str, GatewayReport] = {}
+        self._changed = asyncio.Event()
+        self._joining: set[asyncio.Task[None]] = set()
+
+    async def announce(self, replica: Replica) -> None:
+        """A replica says that it exists; it repeats this while it lives."""
+        before = self._membership
+        self._set(self._membership.join(replica))
+        if self._membership is not before:
+            task = asyncio.create_task(self._admit(replica))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
+
+    async def leave(self, replica_id: ReplicaId) -> None:
+        """A replica says goodbye."""
+        await self._drop(replica_id, "said goodbye")
+
+    async def watch(self, known_version: int, timeout_s: float) -> ClusterView:
+        """The view as soon as its version differs from `known_version`, or as it is after `timeout_s`."""
+        await self._clock.sleep(max(0.0, self._settled_at_s - self._clock.now_s()))
+        deadline_s = self._clock.now_s() + timeout_s
+        while self._membership.version == known_version and (left_s := deadline_s - self._clock.now_s()) > 0:
+            try:
+                await asyncio.wait_for(self._changed.wait(), left_s)
+            except TimeoutError:
+                break
+        return self._membership.view()
+
+    async def report(self, gateway_id: str, report: GatewayReport) -> None:
+        self._reports[gateway_id] = report
+
+    async def gateway_expositions(self) -> list[str]:
+        """The last metrics of all gateways. One keeper, so that a counter never seems to go back."""
+        return [report.exposition for report in self._reports.values()]
+
+    async def status(self) -> dict[str, Any]:
+        """The cluster for people: one entry per replica."""
+        return {
+            "version": self._membership.version,
+            "replicas": [self._describe(replica) for replica in self._membership.replicas],
+            "gateways": sorted(self._reports),
+        }
+
+    def _describe(self, replica: Replica) -> dict[str, Any]:
+        link = self._links.get(replica.replica_id)
+        load = asdict(link.load) if link is not None else {}
+        info = replica.info
+        return {
+            "replica": replica.replica_id,
+            "pool": replica.pool,
+            "role": replica.role.value,
+            "state": replica.state.value,
+            "node": replica.node_id,
+            "pid": replica.pid,
+            "kv_blocks": info.num_kv_blocks,
+            "block_size_tokens": info.block_size_tokens,
+            "max_num_seqs": info.max_num_seqs,
+            **load,
+        }
+
+    async def _admit(self, replica: Replica) -> None:
+        """Link to a new replica, make it and the others known to each other, and let it serve."""
+        replica_id = replica.replica_id
+        try:
+            link = await self._link(replica)
+            await self._warm(replica, link)
+        except (EngineLost, RuntimeError) as error:
+            logger.error("replica %s is not admitted: %s", replica_id, error)
+            await self._drop(replica_id, str(error))
+            return
+        self._set(self._membership.move_to(replica_id, ReplicaState.READY))
+
+    async def _link(self, replica: Replica) -> EngineLink:
+        replica_id = replica.replica_id
+        loop = asyncio.get_running_loop()
+        link = self._links[replica_id] = EngineLink(
+            address=replica.address,
+            keys=self._keys,
+            clock=self._clock,
+            context=self._zmq,
+            on_step=lambda load, payload: None,
+            on_gone=lambda reason: loop.create_task(self._drop(replica_id, reason)),
+        )
+        await link.opened(LINK_TIMEOUT_S)
+        return link
+
+    async def _warm(self, replica: Replica, link: EngineLink) -> None:
+        """First contact of two engines costs seconds; have it before any request needs it, in both directions."""
+        peers = [r for r in self._membership.replicas if r.replica_id != replica.replica_id]
+        if not peers:
+            return
+        seconds = await link.call("warm_peers", [asdict(r.info.kv) for r in peers], timeout_s=WARM_TIMEOUT_S)
+        back = (self._warm_back(r, replica) for r in peers)
+        await asyncio.gather(*back)
+        logger.info("replica %s met %d peers in %.2f s", replica.replica_id, len(peers), sum(seconds))
+
+    async def _warm_back(self, peer: Replica, replica: Replica) -> None:
+        link = self._links.get(peer.replica_id)
+        if link is None:
+            return
+        try:
+            await link.call("warm_peers", [asdict(replica.info.kv)], timeout_s=WARM_TIMEOUT_S)
+        except EngineLost as error:
+            logger.warning("%s did not meet %s: %s", peer.replica_id, replica.replica_id, error)
+
+    async def _drop(self, replica_id: ReplicaId, reason: str) -> None:
+        logger.warning("replica %s dropped: %s", replica_id, reason)
+        self._set(self._membership.leave(replica_id))
+        link = self._links.pop(replica_id, None)
+        if link is not None:
+            await link.close()
+
+    def _set(self, membership: Membership) -> None:
+        if membership is self._membership:
+            return
+        self._membership = membership
+        self._changed.set()
+        self._changed = asyncio.Event()

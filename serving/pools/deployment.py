@@ -1,0 +1,38 @@
+"""Ray's door of the controller: a single replica that engines and gateways reach by handle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.clock import SystemClock
+from serving.engine.channel import ChannelKeys
+from serving.pools.controller import Controller, GatewayReport
+from serving.types import ClusterView, Replica, ReplicaId
+
+# Twice the interval of announcements: after a restart, wait until all replicas have spoken.
+SETTLE_S = 4.0
+
+
+class ControllerReplica:
+    """Passes calls on; the event loop of the replica is the controller's."""
+
+    async def __init__(self, keys: ChannelKeys) -> None:
+        self._controller = Controller(keys=keys, clock=SystemClock(), settle_s=SETTLE_S)
+
+    async def announce(self, replica: Replica) -> None:
+        await self._controller.announce(replica)
+
+    async def leave(self, replica_id: ReplicaId) -> None:
+        await self._controller.leave(replica_id)
+
+    async def watch(self, known_version: int, timeout_s: float) -> ClusterView:
+        return await self._controller.watch(known_version, timeout_s)
+
+    async def report(self, gateway_id: str, report: GatewayReport) -> None:
+        await self._controller.report(gateway_id, report)
+
+    async def gateway_expositions(self) -> list[str]:
+        return await self._controller.gateway_expositions()
+
+    async def status(self) -> dict[str, Any]:
+        return await self._controller.status()

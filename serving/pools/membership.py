@@ -1,0 +1,48 @@
+"""Membership: which replicas exist and what state each is in. Pure; its one owner is the controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from serving.types import ClusterView, Replica, ReplicaId, ReplicaState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Membership:
+    """A version and the replicas by id. Every change makes a new value with a higher version."""
+
+    version: int = 0
+    replicas: tuple[Replica, ...] = ()
+
+    def get(self, replica_id: ReplicaId) -> Replica | None:
+        return next((r for r in self.replicas if r.replica_id == replica_id), None)
+
+    def join(self, replica: Replica) -> Membership:
+        """Add a replica as STARTING. One that is already known keeps its state; one with a new address is new."""
+        known = self.get(replica.replica_id)
+        if known is not None and known.address == replica.address:
+            return self
+        others = tuple(r for r in self.replicas if r.replica_id != replica.replica_id)
+        return self._next((*others, replace(replica, state=ReplicaState.STARTING)))
+
+    def move_to(self, replica_id: ReplicaId, state: ReplicaState) -> Membership:
+        """Change a replica's state. Unknown replicas and the state it already has change nothing."""
+        known = self.get(replica_id)
+        if known is None or known.state is state:
+            return self
+        return self._next(
+            tuple(replace(r, state=state) if r.replica_id == replica_id else r for r in self.replicas)
+        )
+
+    def leave(self, replica_id: ReplicaId) -> Membership:
+        """Forget a replica."""
+        if self.get(replica_id) is None:
+            return self
+        return self._next(tuple(r for r in self.replicas if r.replica_id != replica_id))
+
+    def view(self) -> ClusterView:
+        return ClusterView(version=self.version, replicas=self.replicas)
+
+    def _next(self, replicas: tuple[Replica, ...]) -> Membership:
+        ordered = tuple(sorted(replicas, key=lambda r: (r.pool, r.replica_id)))
+        return Membership(version=self.version + 1, replicas=ordered)

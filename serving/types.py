@@ -1,0 +1,83 @@
+"""Nouns that every room of serving shares. Frozen values; whoever needs another state makes another value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+ReplicaId = str
+
+
+class PoolRole(StrEnum):
+    """What the engines of a pool are for."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+
+
+class ReplicaState(StrEnum):
+    """Where a replica is in its life. Only READY replicas get new legs."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvIdentity:
+    """How other engines reach this engine's KV: NIXL's side channel and the shape of the transfer."""
+
+    engine_id: str
+    host: str
+    port: int
+    tp_size: int
+    pp_size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInfo:
+    """What an engine is, fixed for its life."""
+
+    block_size_tokens: int
+    num_kv_blocks: int
+    kv_block_bytes: int
+    max_num_seqs: int
+    max_model_len: int
+    kv: KvIdentity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """One engine replica as the cluster knows it."""
+
+    replica_id: ReplicaId
+    pool: str
+    role: PoolRole
+    state: ReplicaState
+    address: str
+    node_id: str
+    pid: int
+    info: EngineInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterView:
+    """A snapshot of the membership. `version` rises with every change."""
+
+    version: int = 0
+    replicas: tuple[Replica, ...] = field(default=())
+
+    def ready(self) -> tuple[Replica, ...]:
+        """Replicas that may get new legs."""
+        return tuple(r for r in self.replicas if r.state is ReplicaState.READY)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What an engine carries now, as its scheduler last reported it."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0

@@ -1,0 +1,300 @@
+"""Doubles at the seams: a clock that stands still, and engines that speak the real message interface over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from serving.clock import Clock
+from serving.engine.channel import ChannelKeys, EngineServer
+from serving.engine.messages import LEG_KEY, Add, Frames, Gone, Kind, Step, Welcome
+from serving.types import EngineInfo, KvIdentity, Load, PoolRole, Replica, ReplicaState
+
+WAIT_S = 5.0
+BLOCK_SIZE_TOKENS = 16
+KV_BLOCK_BYTES = 1000
+
+
+async def until(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
+    """Let the loop run until `condition` holds; fail when it does not in time."""
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline_s, "the awaited did not happen in time"
+        await asyncio.sleep(0.002)
+
+
+async def settle(rounds: int = 20) -> None:
+    """Let what is under way on the loop and on loopback come to rest."""
+    for _ in range(rounds):
+        await asyncio.sleep(0.001)
+
+
+class FakeClock:
+    """Time that moves only when told; sleepers wake in order."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self._now_s = now_s
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    async def sleep(self, duration_s: float) -> None:
+        if duration_s <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self._now_s + duration_s, next(self._order), woken))
+        await woken
+
+    async def advance(self, duration_s: float) -> None:
+        """Move time on, stopping at each sleeper, so that those who sleep again are counted in."""
+        end_s = self._now_s + duration_s
+        await settle(3)
+        while due := [entry for entry in self._sleepers if entry[0] <= end_s]:
+            first = min(due, key=lambda entry: entry[:2])
+            self._sleepers.remove(first)
+            self._now_s = max(self._now_s, first[0])
+            if not first[2].done():
+                first[2].set_result(None)
+            await settle(3)
+        self._now_s = end_s
+        await settle(3)
+
+
+def token_stream(prompt: list[int], count: int, start: int = 0) -> list[int]:
+    """The tokens that every scripted engine generates after `prompt`: a context may move between any two."""
+    return [prompt[0] * 1000 + n for n in range(start, count)]
+
+
+def request(
+    request_id: str, *, prompt_tokens: int, max_tokens: int = 6, first_token: int = 7, **params: Any
+) -> EngineCoreRequest:
+    """A request as AsyncLLM hands it to its client."""
+    return EngineCoreRequest(
+        request_id=request_id,
+        prompt_token_ids=[first_token] * prompt_tokens,
+        mm_features=None,
+        sampling_params=SamplingParams(max_tokens=max_tokens, **params),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+def engine_info(name: str, **changes: Any) -> EngineInfo:
+    fields: dict[str, Any] = {
+        "block_size_tokens": BLOCK_SIZE_TOKENS,
+        "num_kv_blocks": 1000,
+        "kv_block_bytes": KV_BLOCK_BYTES,
+        "max_num_seqs": 32,
+        "max_model_len": 4096,
+        "kv": KvIdentity(engine_id=f"kv-{name}", host="127.0.0.1", port=1, tp_size=1),
+    }
+    return EngineInfo(**(fields | changes))
+
+
+def replica(
+    name: str,
+    role: PoolRole = PoolRole.DECODE,
+    *,
+    address: str = "tcp://127.0.0.1:1",
+    state: ReplicaState = ReplicaState.READY,
+) -> Replica:
+    return Replica(
+        replica_id=name,
+        pool=role.value,
+        role=role,
+        state=state,
+        address=address,
+        node_id="node",
+        pid=1,
+        info=engine_info(name),
+    )
+
+
+@dataclass(slots=True)
+class Received:
+    """One ADD as an engine saw it."""
+
+    peer: bytes
+    header: Add
+    request: EngineCoreRequest
+
+    @property
+    def leg(self) -> dict[str, Any]:
+        assert self.request.sampling_params is not None and self.request.sampling_params.extra_args is not None
+        leg: dict[str, Any] = self.request.sampling_params.extra_args[LEG_KEY]
+        return leg
+
+    @property
+    def kv(self) -> dict[str, Any] | None:
+        assert self.request.sampling_params is not None
+        return (self.request.sampling_params.extra_args or {}).get("kv_transfer_params")
+
+
+class ScriptedEngine:
+    """An engine behind a real `EngineServer`. It generates `token_stream`, as fast as its permits allow.
+
+    `held` is the ledger of KV blocks kept for a pull, shared by all engines of a test: (engine id, leg id).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        role: PoolRole,
+        *,
+        keys: ChannelKeys,
+        clock: Clock,
+        held: set[tuple[str, str]] | None = None,
+    ) -> None:
+        self.name, self.role = name, role
+        self.held = held if held is not None else set()
+        self.adds: list[Received] = []
+        self.releases: list[Received] = []
+        self.aborts: list[str] = []
+        self.lost_peers: list[bytes] = []
+        self.calls: list[tuple[str, list[Any]]] = []
+        self.stop_after: int | None = None
+        self.tokens_per_step = 1
+        self.load = Load()
+        self.warm_error: str | None = None
+        self._permits: asyncio.Semaphore | None = None
+        self._decoder, self._encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder()
+        self._legs: dict[str, asyncio.Task[None]] = {}
+        self._finished: list[asyncio.Task[None]] = []
+        self.server = EngineServer(
+            host="127.0.0.1",
+            keys=keys,
+            welcome=Welcome(name, engine_info(name)),
+            clock=clock,
+            on_add=self._add,
+            on_abort=self._abort,
+            on_call=self._call,
+            on_peer_lost=self._lose_peer,
+            load=lambda: self.load,
+        )
+        self._serving = asyncio.create_task(self.server.serve())
+
+    @property
+    def replica(self) -> Replica:
+        return replica(self.name, self.role, address=self.server.address)
+
+    @property
+    def running(self) -> list[str]:
+        return list(self._legs)
+
+    def pace(self) -> None:
+        """From now on generate only as `allow` permits."""
+        self._permits = asyncio.Semaphore(0)
+
+    def allow(self, steps: int) -> None:
+        assert self._permits is not None
+        for _ in range(steps):
+            self._permits.release()
+
+    async def die(self, reason: str = "the core died") -> None:
+        """Say GONE and stop."""
+        await self.server.broadcast(Kind.GONE, Gone(reason))
+        self.go_silent()
+
+    def go_silent(self) -> None:
+        """Stop without a word: no outputs, no load reports, no answers."""
+        for task in (self._serving, *self._legs.values()):
+            task.cancel()
+
+    async def close(self) -> None:
+        self.go_silent()
+        tasks = [self._serving, *self._legs.values(), *self._finished]
+        failed = await asyncio.gather(*tasks, return_exceptions=True)
+        self.server.close()
+        for error in failed:
+            if isinstance(error, Exception):
+                raise error
+
+    async def emit(self, peer: bytes, *outputs: EngineCoreOutput) -> None:
+        """Send outputs as one engine step."""
+        payload = self._encoder.encode(EngineCoreOutputs(outputs=list(outputs)))
+        await self.server.send(peer, Kind.STEP, Step(self.load), list(payload))
+
+    async def _add(self, peer: bytes, header: Add, payload: Frames) -> None:
+        received = Received(peer, header, self._decoder.decode(payload))
+        if received.kv is not None and received.kv.get("do_remote_prefill"):
+            assert received.kv["remote_engine_id"] != f"kv-{self.name}", "NIXL cannot pull from or notify itself"
+            self.held.discard((received.kv["remote_engine_id"], received.kv["remote_request_id"]))
+        if header.releases:
+            assert received.request.abort_immediately
+            self.releases.append(received)
+            return
+        self.adds.append(received)
+        leg_id = header.leg_id
+        assert leg_id not in self._legs, "a leg id is used twice"
+        task = self._legs[leg_id] = asyncio.create_task(self._generate(received))
+        self._finished.append(task)
+        task.add_done_callback(lambda _: self._legs.pop(leg_id, None))
+
+    async def _generate(self, received: Received) -> None:
+        leg, params, prompt = received.leg, received.request.sampling_params, received.request.prompt_token_ids
+        assert params is not None and params.max_tokens is not None and prompt is not None
+        made = len(leg["output_token_ids"])
+        assert leg["output_token_ids"] == token_stream(prompt, made), "the leg does not carry the stream so far"
+        stop = self.stop_after if self.stop_after is not None else params.max_tokens
+        end = min(params.max_tokens, stop, leg["handoff_at_tokens"] or params.max_tokens)
+        while made < end:
+            if self._permits is not None:
+                await self._permits.acquire()
+            upto = min(made + self.tokens_per_step, end)
+            output = EngineCoreOutput(
+                request_id=received.header.leg_id, new_token_ids=token_stream(prompt, upto, start=made)
+            )
+            made = upto
+            if made == end:
+                self._finish(received, output, stopped=made == self.stop_after)
+            await self.emit(received.peer, output)
+
+    def _finish(self, received: Received, output: EngineCoreOutput, *, stopped: bool) -> None:
+        output.finish_reason = FinishReason.STOP if stopped else FinishReason.LENGTH
+        handoff, params = received.leg["handoff_at_tokens"], received.request.sampling_params
+        assert params is not None and params.max_tokens is not None
+        if not stopped and handoff is not None and handoff < params.max_tokens:
+            output.kv_transfer_params = self.keep_kv(received)
+
+    def keep_kv(self, received: Received) -> dict[str, Any]:
+        """Keep the blocks of a leg for a pull, as vLLM's NIXL connector describes them."""
+        self.held.add((f"kv-{self.name}", received.header.leg_id))
+        tokens = len(received.request.prompt_token_ids or ())
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_engine_id": f"kv-{self.name}",
+            "remote_request_id": received.header.leg_id,
+            "remote_block_ids": [list(range(-(-tokens // BLOCK_SIZE_TOKENS)))],
+            "remote_num_tokens": tokens,
+        }
+
+    async def _abort(self, _peer: bytes, leg_ids: list[str]) -> None:
+        self.aborts += leg_ids
+        for leg_id in leg_ids:
+            if leg_id in self._legs:
+                self._legs[leg_id].cancel()
+
+    async def _call(self, method: str, args: list[Any]) -> Any:
+        self.calls.append((method, args))
+        if method == "never":
+            await asyncio.Event().wait()
+        if method == "warm_peers" and self.warm_error is not None:
+            raise RuntimeError(self.warm_error)
+        return {"warm_peers": [0.0 for _ in (args[0] if args else ())], "reset_prefix_cache": True}[method]
+
+    async def _lose_peer(self, peer: bytes) -> None:
+        self.lost_peers.append(peer)
