@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from serving.engine.channel import ChannelKeys
 from serving.engine.core import ENGINE_ENV, ModelFiles
 from serving.engine.placement import place
-from serving.engine.process import EngineSpec
+from serving.engine.process import EngineSpec, free_port
+from serving.errors import ConfigError
 from serving.gateway.spec import GatewaySpec
 from serving.settings import HttpSettings, Settings
 from serving.types import PoolRole
@@ -34,17 +35,21 @@ class Deployed:
     admin_token: str
 
 
-def set_serve_environment(http: HttpSettings, run_dir: Path) -> None:
-    """Tell Ray Serve how to listen. It reads these when it is imported, and its processes inherit them."""
+def serve_environment(http: HttpSettings, run_dir: Path) -> dict[str, str]:
+    """How Ray Serve should listen. It reads these when it is imported, in the launcher and in its own processes."""
     haproxy = "1" if http.proxy == "haproxy" else "0"
-    os.environ |= {
+    return {
         # HAProxy in front, each gateway replica listening itself: no Python between a client and its stream.
         "RAY_SERVE_ENABLE_HA_PROXY": haproxy,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_dir / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_dir / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_dir),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # HAProxy's own pages; on Ray's fixed ports a second deployment on this machine could not start.
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("0.0.0.0")),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("0.0.0.0")),
+        # How long streams outlive a reload of HAProxy, which every change of the gateways causes.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
         # A gateway's event loop serves HTTP and the engine channels; a second loop would only add a hop per chunk.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -122,6 +127,12 @@ def from_config(arguments: dict[str, str]) -> Application:
     from serving.settings import load
 
     settings = load(Path(arguments["config"]))
+    if settings.device == "auto":
+        raise ConfigError(
+            "device: auto would look at the node that builds the application, not at those that run engines",
+            remedy="set device to gpu or cpu",
+            field="device",
+        )
     home = Path(arguments["home"]) if "home" in arguments else default_home()
     folder = resolve(settings.model, home)
     model = ModelFiles(path=folder.path, served_name=settings.served_model_name or folder.name)

@@ -24,6 +24,8 @@ app = typer.Typer(
 app.add_typer(model_app, name="model", help="Fetch models and list them.")
 console = Console()
 
+QUESTION = "What is the capital of France?"
+
 Home = Annotated[
     Path, typer.Option(envvar="FERRY_HOME", help="Where models and run state are kept.", default_factory=default_home)
 ]
@@ -100,16 +102,17 @@ def chat(
 
 
 def _greet(state: RunState, settings: Settings) -> None:
-    body = json.dumps({"model": state.model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True})
+    """Show that it works, with a real answer, and how to talk to it."""
+    url = f"{state.base_url}/v1"
     engines = ", ".join(f"{pool.replicas} {name}" for name, pool in settings.pools.items())
-    say("")
-    say(f"Ferry serves {state.model} on {state.base_url}/v1 ({engines})")
-    say("")
-    say(f"  curl -N {state.base_url}/v1/chat/completions -H 'content-type: application/json' \\")
-    say(f"       -d '{body}'")
+    body = {"model": state.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "stream": True}
+    say(f"\nFerry serves {state.model} on {url} ({engines})\n")
+    say(f"> {QUESTION}")
+    chat_loop(url, model=state.model, message=QUESTION, console=console)
+    say(f"\n  curl -N {url}/chat/completions -H 'content-type: application/json' \\")
+    say(f"       -d '{json.dumps(body)}'")
     say("  ferry chat        talk in the terminal")
-    say("  ferry status      pools, replicas, load")
-    say("")
+    say("  ferry status      pools, replicas, load\n")
 
 
 if __name__ == "__main__":

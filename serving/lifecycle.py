@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -19,7 +20,7 @@ import httpx
 import psutil
 
 from serving import preflight, run_state
-from serving.app import APP_NAME, Deployed, build, set_serve_environment
+from serving.app import APP_NAME, Deployed, build, serve_environment
 from serving.engine.core import ModelFiles
 from serving.errors import EngineStartFailed, FerryError, RayUnavailable
 from serving.model_store import Progress, resolve
@@ -113,35 +114,65 @@ def runs_on_cpu(settings: Settings) -> bool:
 
 @contextlib.contextmanager
 def _ray(launch: Launch, say: Say) -> Iterator[None]:
-    """A Ray cluster with Serve: one started here and stopped after, or a running one that only loses our app."""
-    settings = launch.settings
-    set_serve_environment(settings.http, launch.folder)
-    import ray
-    from ray import serve
+    """A Ray cluster with Serve: one started here and stopped after, or a running one that only loses our app.
 
-    address = settings.ray.address
-    say("starting Ray" if address is None else f"joining Ray at {address}")
-    local: dict[str, Any] = {
+    Raises:
+        RayUnavailable: with Ray's or HAProxy's own words.
+    """
+    settings = launch.settings
+    # HAProxy's socket paths must stay under 97 characters, of which Ray takes 57 for the node's id.
+    with tempfile.TemporaryDirectory(prefix="ferry-", ignore_cleanup_errors=True) as folder:
+        environment = serve_environment(settings.http, Path(folder))
+        os.environ |= environment
+        import ray
+        from ray import serve
+
+        address = settings.ray.address
+        say("starting Ray" if address is None else f"joining Ray at {address}")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", **_init(settings, environment))
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise RayUnavailable(f"Ray does not start: {error}", remedy="see the message") from error
+        try:
+            _start_serve(settings)
+            yield
+        finally:
+            if address is None:
+                serve.shutdown()
+            else:
+                serve.delete(APP_NAME)
+            ray.shutdown()
+
+
+def _init(settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
+    if settings.ray.address is not None:
+        return {"runtime_env": {"env_vars": environment}}
+    return {
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": settings.ray.num_cpus,
     }
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **({} if address else local))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise RayUnavailable(f"Ray does not start: {error}", remedy="see the message; `ray status` helps") from error
+
+
+def _start_serve(settings: Settings) -> None:
+    import ray
+    from ray import serve
+
+    http, local = settings.http, settings.ray.address is None
     try:
         serve.start(
-            http_options={"host": settings.http.host, "port": settings.http.port},
-            proxy_location="HeadOnly" if address is None else "EveryNode",
+            http_options={"host": http.host, "port": http.port},
+            proxy_location=http.proxy_location or ("HeadOnly" if local else "EveryNode"),
         )
-        yield
-    finally:
-        if address is None:
-            serve.shutdown()
-        else:
-            serve.delete(APP_NAME)
-        ray.shutdown()
+    except ray.exceptions.RayError as error:
+        raise RayUnavailable(f"Ray Serve does not start: {_last_words(str(error))}", remedy="see the message") from error
+
+
+def _last_words(text: str) -> str:
+    """What went wrong, out of a traceback that crossed Ray: HAProxy's alerts, else the last exception's message."""
+    alerts = [line.rsplit("] : ", 1)[-1] for line in text.splitlines() if line.startswith("[ALERT]")]
+    causes = [message for _, message in LAST_CAUSE.findall(text)]
+    return "; ".join(alerts) or (causes or text.strip().splitlines())[-1]
 
 
 def _deploy(deployed: Deployed, say: Say) -> None:

@@ -71,19 +71,16 @@ class GatewayMetrics:
 
 def merge(expositions: list[str]) -> str:
     """One valid exposition from several: each family's HELP and TYPE once, its samples together."""
-    heads: dict[str, list[str]] = {}
+    heads: dict[str, dict[str, str]] = {}
     samples: dict[str, list[str]] = {}
     for text in expositions:
         family = ""
-        for line in text.splitlines():
-            if line.startswith("# HELP "):
-                family = line.split(" ", 3)[2]
-                heads.setdefault(family, [line])
-                samples.setdefault(family, [])
-            elif line.startswith("# TYPE "):
-                if len(heads[family]) == 1:
-                    heads[family].append(line)
-            elif line:
-                samples[family].append(line)
-    lines = [line for family in heads for line in (*heads[family], *samples[family])]
+        for line in text.split("\n"):  # and at nothing else: label values may hold other line ends
+            if line.startswith(("# HELP ", "# TYPE ")):
+                _, word, family, *_ = line.split(" ", 3)
+                heads.setdefault(family, {}).setdefault(word, line)
+            elif line and not line.startswith("#"):
+                heads.setdefault(family, {})
+                samples.setdefault(family, []).append(line)
+    lines = [line for family in heads for line in (*heads[family].values(), *samples.get(family, ()))]
     return "\n".join(lines) + "\n"

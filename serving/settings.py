@@ -35,6 +35,8 @@ class HttpSettings(Part):
     """Port of the OpenAI-compatible endpoint."""
     proxy: Literal["haproxy", "python"] = "haproxy"
     """Ray Serve's HTTP proxy in front of the gateways."""
+    proxy_location: Literal["HeadOnly", "EveryNode"] | None = None
+    """Nodes that run a proxy; null: the head of a cluster started here, every node of one that is joined."""
 
 
 class GatewaySettings(Part):

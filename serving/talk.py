@@ -81,12 +81,12 @@ def _ask(console: Console) -> str:
 
 
 def stream_chat(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Iterator[str]:
-    """Pieces of the answer as they arrive.
+    """Pieces of the most likely answer as they arrive.
 
     Raises:
         EngineLost: with the server's words when it refuses or the stream reports an error.
     """
-    request = {"model": model, "messages": messages, "stream": True}
+    request = {"model": model, "messages": messages, "stream": True, "temperature": 0}
     with client.stream("POST", "/chat/completions", json=request) as answer:
         if answer.is_error:
             raise EngineLost(json.loads(answer.read())["error"]["message"], remedy="change the request")

@@ -203,9 +203,9 @@ class ScriptedEngine:
         for _ in range(steps):
             self._permits.release()
 
-    async def die(self, reason: str = "the core died") -> None:
+    async def die(self) -> None:
         """Say GONE and stop."""
-        await self.server.broadcast(Kind.GONE, Gone(reason))
+        await self.server.broadcast(Kind.GONE, Gone("the core died"))
         self.go_silent()
 
     def go_silent(self) -> None:
@@ -292,9 +292,11 @@ class ScriptedEngine:
         self.calls.append((method, args))
         if method == "never":
             await asyncio.Event().wait()
-        if method == "warm_peers" and self.warm_error is not None:
+        if method != "warm_peers":
+            return {"reset_prefix_cache": True}[method]
+        if self.warm_error is not None:
             raise RuntimeError(self.warm_error)
-        return {"warm_peers": [0.0 for _ in (args[0] if args else ())], "reset_prefix_cache": True}[method]
+        return [0.0 for _ in args[0]]
 
     async def _lose_peer(self, peer: bytes) -> None:
         self.lost_peers.append(peer)

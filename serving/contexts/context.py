@@ -65,7 +65,7 @@ class Context:
         `ended`: the engine is done with the leg. `kv_kept`: it kept the KV blocks for a pull, which it does only
         for a leg that reached its handoff limit and nothing else.
         """
-        if self.finished or leg_id != self.leg_id:
+        if self.finished or self.replica_id is None or leg_id != self.leg_id:
             return Verdict.FENCED
         self.output_token_ids += token_ids
         if not ended:

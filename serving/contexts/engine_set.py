@@ -80,8 +80,9 @@ class EngineSet:
         return list(self._engines.values())
 
     def candidates(self) -> list[Candidate]:
-        """The replicas that may get new legs, as this process sees them now."""
-        return [e.candidate() for e in self._engines.values() if e.replica.state is ReplicaState.READY]
+        """The replicas that may get new legs, as this process sees them now. One that never answered is none."""
+        engines = (e for e in self._engines.values() if e.replica.state is ReplicaState.READY)
+        return [e.candidate() for e in engines if e.link.info is not None]
 
     async def changed(self, timeout_s: float) -> None:
         """Wait for the set to change, at most `timeout_s`."""
@@ -99,8 +100,8 @@ class EngineSet:
         for replica in wanted.values():
             if replica.replica_id in self._engines:
                 self._engines[replica.replica_id].replica = replica
-        await asyncio.gather(*(self._open(replica) for replica in new))
         self._announce()
+        await asyncio.gather(*(self._open(replica) for replica in new))
 
     async def _open(self, replica: Replica) -> None:
         replica_id = replica.replica_id
@@ -123,6 +124,8 @@ class EngineSet:
             await link.opened(OPEN_TIMEOUT_S)
         except EngineLost as error:
             self._lose(replica_id, str(error))
+        else:
+            self._announce()
 
     def _lose(self, replica_id: ReplicaId, reason: str) -> None:
         engine = self._engines.pop(replica_id, None)

@@ -7,6 +7,7 @@ and travel inside Ray, so a process that Ray did not start cannot speak to an en
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
@@ -254,9 +255,19 @@ class EngineLink:
             raise EngineLost(self._lost)
         await self._socket.send_multipart(pack(kind, header, payload), copy=False)
 
+    async def _send_now(self, kind: Kind) -> None:
+        """Send or let it be: ZMQ drops the pipe to a peer that fails the handshake, and waits for another forever."""
+        with contextlib.suppress(zmq.Again):
+            await self._socket.send_multipart(pack(kind), flags=zmq.NOBLOCK, copy=False)
+
     async def _read(self) -> None:
         while True:
-            kind, header, payload = unpack(await self._socket.recv_multipart(copy=False))
+            frames = await self._socket.recv_multipart(copy=False)
+            try:
+                kind, header, payload = unpack(frames)
+            except MalformedMessage as error:
+                logger.warning("dropped a malformed message of an engine: %s", error)
+                continue
             self._last_heard_s = self._clock.now_s()
             match kind:
                 case Kind.STEP | Kind.LOAD:
@@ -286,7 +297,7 @@ class EngineLink:
             if silent_s > PEER_TIMEOUT_S:
                 self._lose(f"silent for {silent_s:.0f} s")
             else:
-                await self._send(Kind.PING)
+                await self._send_now(Kind.PING)
 
     def _lose(self, reason: str) -> None:
         if self._lost is not None:
@@ -300,7 +311,7 @@ class EngineLink:
     async def close(self) -> None:
         """Say goodbye, so that the engine frees what this peer holds, and close."""
         if self._lost is None:
-            await self._send(Kind.BYE)
+            await self._send_now(Kind.BYE)
             self._lost = "closed"
         for task in self._tasks:
             task.cancel()

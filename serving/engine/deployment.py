@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -21,7 +22,8 @@ logger = logging.getLogger("ray.serve")
 
 ANNOUNCE_INTERVAL_S = 2.0
 DRAIN_TIMEOUT_S = 30.0
-CAUSE_LINES = 400
+# vLLM's exceptions that only point at another one.
+WRAPPERS = ("initialization failed", "See stack trace", "See root cause")
 
 
 class EngineReplica:
@@ -79,15 +81,18 @@ class EngineReplica:
 
 
 def _cause_in_log() -> str | None:
-    """What vLLM's core said before it died: it prints the cause to this process's stderr, which Ray keeps in a file."""
-    try:
-        lines = Path(os.readlink("/proc/self/fd/2")).read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    errors = [line for line in lines[-CAUSE_LINES:] if _names_an_error(line)]
-    return errors[-1].split("] ", 1)[-1].strip() if errors else None
+    """What vLLM said before it died: its processes print the cause to this one's output, which Ray keeps in files."""
+    lines: list[str] = []
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            lines += Path(os.readlink(f"/proc/self/fd/{descriptor}")).read_text(errors="replace").splitlines()
+    errors = [message for line in lines if (message := _error_in(line)) is not None]
+    return errors[-1] if errors else None
 
 
-def _names_an_error(line: str) -> bool:
-    head = line.split("] ", 1)[-1].strip().split(":", 1)[0]
-    return head.endswith(("Error", "Exception")) and " " not in head and "Engine core initialization" not in line
+def _error_in(line: str) -> str | None:
+    """The exception that a log line ends a traceback with; None for other lines, and for vLLM's wrappers."""
+    message = line.rsplit("] ", 1)[-1].strip()
+    kind = message.split(":", 1)[0].rsplit(".", 1)[-1]
+    is_error = kind.endswith(("Error", "Exception")) and kind.isidentifier() and ": " in message
+    return message if is_error and not any(wrapper in message for wrapper in WRAPPERS) else None

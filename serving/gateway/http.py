@@ -87,8 +87,10 @@ async def build(llm: AsyncLLM, arguments: Namespace, doors: Doors) -> AsgiApp:
     """The application of one gateway."""
     app = build_app(arguments, TASKS, llm.model_config)
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in SERVED_ROUTES]
-    # vLLM's middlewares (CORS, HTTP metrics, elastic scaling) each touch every chunk of every stream.
+    # vLLM's middlewares (CORS, HTTP metrics, elastic scaling) each touch every chunk of every stream. They leave only
+    # with the stack that vLLM has built already.
     app.user_middleware.clear()
+    app.middleware_stack = None
     await init_app_state(llm, app.state, arguments, TASKS)
     _add_routes(app, doors)
     return ErrorEnvelope(EngineGate(app, doors))

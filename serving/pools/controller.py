@@ -106,13 +106,22 @@ class Controller:
             await self._warm(replica, link)
         except (EngineLost, RuntimeError) as error:
             logger.error("replica %s is not admitted: %s", replica_id, error)
-            await self._drop(replica_id, str(error))
+            if self._is_current(replica):
+                await self._drop(replica_id, str(error))
             return
-        self._set(self._membership.move_to(replica_id, ReplicaState.READY))
+        if self._is_current(replica):
+            self._set(self._membership.move_to(replica_id, ReplicaState.READY))
+
+    def _is_current(self, replica: Replica) -> bool:
+        """False once the replica left, or came back at another address."""
+        known = self._membership.get(replica.replica_id)
+        return known is not None and known.address == replica.address
 
     async def _link(self, replica: Replica) -> EngineLink:
         replica_id = replica.replica_id
         loop = asyncio.get_running_loop()
+        if (older := self._links.pop(replica_id, None)) is not None:
+            await older.close()
         link = self._links[replica_id] = EngineLink(
             address=replica.address,
             keys=self._keys,

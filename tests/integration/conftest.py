@@ -1,0 +1,126 @@
+"""One real deployment for all tests of this folder: Ray Serve, vLLM on CPU, KV over NIXL, in float32.
+
+Float32 makes greedy tokens comparable between runs of different batch shape.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from serving.model_store import default_home
+
+ROOT = Path(__file__).parents[2]
+UP_TIMEOUT_S = 280
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ferry(*arguments: str, timeout_s: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line and return what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "serving", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"} | environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def config_file(folder: Path, **changes: Any) -> Path:
+    """configs/local.yaml with changes, by top-level key; mappings are merged one level deep."""
+    tree = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
+    for key, value in changes.items():
+        tree[key] = {**tree[key], **value} if isinstance(value, Mapping) and key in ("http", "engine", "gateway") else value
+    path = folder / "ferry.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A running Ferry."""
+
+    port: int
+    model: str = "smollm2-135m"
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def status(self) -> dict[str, Any]:
+        found = ferry("status", "--json", "--port", str(self.port))
+        assert found.returncode == 0, found.stdout + found.stderr
+        return dict(json.loads(found.stdout))
+
+    def admin_status(self, client: httpx.Client) -> list[dict[str, Any]]:
+        """The replicas, without the cost of a process."""
+        state = json.loads((default_home() / "run" / str(self.port) / "state.json").read_text())
+        headers = {"authorization": f"Bearer {state['admin_token']}"}
+        return list(client.get(f"{self.base_url}/admin/v1/status", headers=headers).json()["replicas"])
+
+    def busy(self) -> list[dict[str, Any]]:
+        """Replicas that run, queue or hold something, by their last report (twice a second)."""
+        with httpx.Client(timeout=10) as client:
+            return [r for r in self.admin_status(client) if r["running"] or r["waiting"] or r["kv_usage"]]
+
+    def idle_within(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Wait until no engine is busy; returns those that still are."""
+        return self._poll(timeout_s, until=lambda busy: not busy)
+
+    def busy_within(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Wait until some engine is busy; returns those that are."""
+        return self._poll(timeout_s, until=bool)
+
+    def _poll(self, timeout_s: float, until: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+        deadline_s = time.monotonic() + timeout_s
+        while not until(busy := self.busy()) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        return busy
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of a sample over all its series that have these labels."""
+        lines = httpx.get(f"{self.base_url}/metrics", timeout=10).text.splitlines()
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.startswith((name + "{", name + " ")) and all(want in line for want in wanted)
+        )
+
+
+def start(path: Path, port: int, *arguments: str) -> Deployment:
+    up = ferry("up", "--config", str(path), "--detach", *arguments, timeout_s=UP_TIMEOUT_S, FERRY_HTTP__PORT=str(port))
+    assert up.returncode == 0, up.stdout + up.stderr
+    return Deployment(port=port)
+
+
+def stop(port: int) -> None:
+    ferry("down", "--port", str(port), timeout_s=120)
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    port = free_port()
+    path = config_file(tmp_path_factory.mktemp("ferry"), engine={"dtype": "float32"})
+    try:
+        yield start(path, port)
+    finally:
+        stop(port)

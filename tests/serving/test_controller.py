@@ -1,0 +1,218 @@
+"""The controller over real links: who is admitted, who is dropped, and when those who watch hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+
+import pytest
+
+from serving.clock import Clock, SystemClock
+from serving.engine.channel import ChannelKeys
+from serving.pools import controller as controller_module
+from serving.pools.controller import Controller, GatewayReport
+from serving.types import ClusterView, PoolRole, Replica
+from tests.fakes import FakeClock, ScriptedEngine, engine_info, replica, settle, until
+
+
+class Cluster:
+    def __init__(self, clock: Clock, *, settle_s: float = 0.0) -> None:
+        self.keys, self.clock = ChannelKeys.generate(), clock
+        self.controller = Controller(keys=self.keys, clock=clock, settle_s=settle_s)
+        self.engines: list[ScriptedEngine] = []
+
+    def engine(self, name: str, role: PoolRole = PoolRole.DECODE) -> ScriptedEngine:
+        self.engines.append(ScriptedEngine(name, role, keys=self.keys, clock=self.clock))
+        return self.engines[-1]
+
+    async def join(self, *names: str) -> list[ScriptedEngine]:
+        engines = [self.engine(name) for name in names]
+        for engine in engines:
+            await self.controller.announce(engine.replica)
+            await self.until_ready(engine.name)
+        return engines
+
+    async def view(self) -> ClusterView:
+        return await self.controller.watch(-1, 0.0)
+
+    async def until_ready(self, *names: str) -> None:
+        for _ in range(100):
+            view = await self.view()
+            if set(names) <= {r.replica_id for r in view.ready()}:
+                return
+            await self.controller.watch(view.version, 0.1)
+        raise AssertionError(f"{names} did not become ready")
+
+    async def until_gone(self, name: str) -> None:
+        for _ in range(100):
+            view = await self.view()
+            if name not in [r.replica_id for r in view.replicas]:
+                return
+            await self.controller.watch(view.version, 0.1)
+        raise AssertionError(f"{name} did not leave")
+
+    async def close(self) -> None:
+        for engine in self.engines:
+            await self.controller.leave(engine.name)
+            await engine.close()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    cluster = Cluster(SystemClock())
+    yield cluster
+    await cluster.close()
+
+
+def kv(name: str) -> dict[str, object]:
+    return asdict(engine_info(name).kv)
+
+
+async def test_the_first_engine_has_nobody_to_meet(cluster: Cluster) -> None:
+    (a,) = await cluster.join("a")
+    assert a.calls == []
+
+
+async def test_engines_meet_both_ways_before_they_serve(cluster: Cluster) -> None:
+    a, b, c = await cluster.join("a", "b", "c")
+    assert a.calls == [("warm_peers", [[kv("b")]]), ("warm_peers", [[kv("c")]])]
+    assert b.calls == [("warm_peers", [[kv("a")]]), ("warm_peers", [[kv("c")]])]
+    assert c.calls == [("warm_peers", [[kv("a"), kv("b")]])]
+
+
+async def test_engines_that_come_together_all_become_ready(cluster: Cluster) -> None:
+    engines = [cluster.engine(name) for name in "abcd"]
+    await asyncio.gather(*(cluster.controller.announce(e.replica) for e in engines))
+    await cluster.until_ready(*"abcd")
+
+
+async def test_a_repeated_announcement_changes_nothing(cluster: Cluster) -> None:
+    a, _ = await cluster.join("a", "b")
+    before, calls = await cluster.view(), list(a.calls)
+    for _ in range(3):
+        await cluster.controller.announce(a.replica)
+    await settle()
+    assert (await cluster.view(), a.calls) == (before, calls)
+
+
+async def test_an_engine_that_cannot_meet_the_others_is_not_admitted(cluster: Cluster) -> None:
+    await cluster.join("a")
+    bad = cluster.engine("bad")
+    bad.warm_error = "no route"
+    await cluster.controller.announce(bad.replica)
+    await cluster.until_gone("bad")
+    await until(lambda: bad.lost_peers)
+    bad.warm_error = None
+    await cluster.controller.announce(bad.replica)  # it repeats itself while it lives
+    await cluster.until_ready("a", "bad")
+
+
+async def test_an_engine_that_does_not_answer_is_not_admitted(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_module, "LINK_TIMEOUT_S", 0.1)
+    await cluster.controller.announce(replica("nobody"))
+    await cluster.until_gone("nobody")
+
+
+async def test_a_mute_peer_does_not_keep_others_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_module, "WARM_TIMEOUT_S", 0.1)
+    (mute,) = await cluster.join("mute")
+    mute.go_silent()
+    await cluster.join("b")
+
+
+async def test_a_lost_engine_leaves_the_view(cluster: Cluster) -> None:
+    a, _ = await cluster.join("a", "b")
+    await a.die()
+    await cluster.until_gone("a")
+    await cluster.until_ready("b")
+
+
+async def test_a_silent_engine_leaves_the_view() -> None:
+    clock = FakeClock()
+    cluster = Cluster(clock)
+    try:
+        (a,) = await cluster.join("a")
+        a.go_silent()
+        await clock.advance(11.0)
+        assert (await cluster.view()).replicas == ()
+    finally:
+        await cluster.close()
+
+
+async def test_an_engine_that_says_goodbye_leaves_the_view(cluster: Cluster) -> None:
+    a, _ = await cluster.join("a", "b")
+    await cluster.controller.leave("a")
+    assert [r.replica_id for r in (await cluster.view()).replicas] == ["b"]
+    await until(lambda: a.lost_peers)
+
+
+async def test_one_that_comes_back_elsewhere_is_not_dropped_with_its_older_self(cluster: Cluster) -> None:
+    (older,) = await cluster.join("a")
+    newer = cluster.engine("a")
+    await cluster.controller.announce(newer.replica)
+    await cluster.until_ready("a")
+    await until(lambda: older.lost_peers)
+    await older.die()
+    await settle()
+    view = await cluster.view()
+    assert [r.address for r in view.ready()] == [newer.server.address]
+
+
+async def test_a_watch_returns_at_once_on_a_change(cluster: Cluster) -> None:
+    version = (await cluster.view()).version
+    watching = asyncio.create_task(cluster.controller.watch(version, 60.0))
+    await settle(2)
+    assert not watching.done()
+    (a,) = await cluster.join("a")
+    view = await asyncio.wait_for(watching, 1.0)
+    assert view.version > version and [r.replica_id for r in view.replicas] == [a.name]
+    assert (await asyncio.wait_for(cluster.controller.watch(version, 60.0), 1.0)).version > version
+
+
+async def test_a_watch_returns_after_its_time_without_a_change(cluster: Cluster) -> None:
+    await cluster.join("a")
+    before = await cluster.view()
+    started_s = cluster.clock.now_s()
+    assert await cluster.controller.watch(before.version, 0.1) == before
+    assert cluster.clock.now_s() - started_s >= 0.1
+
+
+async def test_a_restarted_controller_waits_for_all_to_speak() -> None:
+    clock = FakeClock()
+    cluster = Cluster(clock, settle_s=4.0)
+    try:
+        watching = asyncio.create_task(cluster.controller.watch(-1, 60.0))
+        await clock.advance(3.9)
+        await cluster.controller.announce(cluster.engine("a").replica)
+        await settle()
+        assert not watching.done()
+        await clock.advance(0.2)
+        assert [r.replica_id for r in (await asyncio.wait_for(watching, 1.0)).ready()] == ["a"]
+    finally:
+        await cluster.close()
+
+
+async def test_status_shows_each_replica_with_its_load(cluster: Cluster) -> None:
+    assert await cluster.controller.status() == {"version": 0, "replicas": [], "gateways": []}
+    await cluster.join("a")
+    await cluster.controller.report("g1", GatewayReport(exposition="one"))
+    await cluster.controller.report("g1", GatewayReport(exposition="two"))
+    status = await cluster.controller.status()
+    (shown,) = status["replicas"]
+    assert (shown["replica"], shown["state"], shown["role"]) == ("a", "ready", "decode")
+    assert (shown["kv_blocks"], shown["running"], shown["kv_usage"]) == (1000, 0, 0.0)
+    assert status["gateways"] == ["g1"]
+    assert await cluster.controller.gateway_expositions() == ["two"]
+
+
+async def test_a_newcomer_elsewhere_is_admitted_though_its_older_self_never_answered(cluster: Cluster) -> None:
+    newer = cluster.engine("a")
+    older: Replica = replace(newer.replica, address="tcp://127.0.0.1:1")
+    await cluster.controller.announce(older)
+    await settle(3)
+    await cluster.controller.announce(newer.replica)
+    await cluster.until_ready("a")
+    assert [r.address for r in (await cluster.view()).ready()] == [newer.server.address]
