@@ -46,9 +46,7 @@ class MemoryReport:
         for field in fields(self):
             value = getattr(self, field.name)
             if value < 0 or (value == 0 and field.name not in may_be_zero):
-                raise PlannerError(
-                    "memory", field.name, value, "must be above zero", f"set {field.name} above 0"
-                )
+                raise PlannerError("memory", field.name, value, "must be above zero", f"set {field.name} above 0")
 
     @property
     def block_bytes(self) -> int:
@@ -110,9 +108,7 @@ class MemoryReport:
 
     def lines(self) -> tuple[str, ...]:
         """The arithmetic, for a terminal."""
-        blocks = (
-            f"{self.kv_blocks:,} blocks x {self.block_size_tokens} tokens x {self.kv_bytes_per_token:,} B"
-        )
+        blocks = f"{self.kv_blocks:,} blocks x {self.block_size_tokens} tokens x {self.kv_bytes_per_token:,} B"
         left_bytes = self.available_bytes - self.needed_bytes
         room = f"{_gib(left_bytes)} to spare" if self.host_fits else f"{_gib(-left_bytes)} short"
         holds = "fits" if self.request_fits else "does not fit"

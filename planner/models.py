@@ -106,9 +106,7 @@ def _kv_heads(reader: _Reader, heads: int) -> int:
 
 def _head_dim(reader: _Reader, hidden_size: int, heads: int) -> int:
     if reader.config.get("head_dim") is None and hidden_size % heads:
-        raise reader.error(
-            "num_attention_heads", f"does not divide hidden_size = {hidden_size}, and no head_dim"
-        )
+        raise reader.error("num_attention_heads", f"does not divide hidden_size = {hidden_size}, and no head_dim")
     return reader.count("head_dim", default=hidden_size // heads)
 
 

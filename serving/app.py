@@ -93,9 +93,7 @@ def _pool(deployed: Deployed, name: str, keys: ChannelKeys, controller: Applicat
     from serving.engine.deployment import EngineReplica
 
     pool = deployed.settings.pools[name]
-    placement = place(
-        deployed.settings.engine_of(name), on_cpu=deployed.on_cpu, resources=pool.resources
-    )
+    placement = place(deployed.settings.engine_of(name), on_cpu=deployed.on_cpu, resources=pool.resources)
     options = {"placement_group_bundles": placement.bundles, "placement_group_strategy": placement.strategy}
     return serve.deployment(
         name=name,
@@ -126,7 +124,7 @@ def from_config(arguments: dict[str, str]) -> Application:
     from serving.model_store import default_home, resolve
     from serving.settings import load
 
-    settings = load(Path(arguments["config"]))
+    settings = load(Path(arguments["config"]), os.environ)
     if settings.device == "auto":
         raise ConfigError(
             "device: auto would look at the node that builds the application, not at those that run engines",

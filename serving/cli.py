@@ -18,9 +18,7 @@ from serving.run_state import RunState
 from serving.settings import Settings, load
 from serving.talk import chat_loop, fetch_status, status_table
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
 app.add_typer(model_app, name="model", help="Fetch models and list them.")
 console = Console()
 

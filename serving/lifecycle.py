@@ -36,7 +36,10 @@ Bar = Callable[[], contextlib.AbstractContextManager[Progress]]
 OBJECT_STORE_BYTES = 128 << 20
 POLL_S = 0.25
 READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 120.0
+DRAIN_TIMEOUT_S = 60.0
+DRAIN_POLL_S = 1.2
+CALL_TIMEOUT_S = 10.0
 FAILED_STATES = ("DEPLOY_FAILED", "UNHEALTHY")
 LAST_CAUSE = re.compile(r"(?:\w+\.)*(\w+(?:Error|Failed|Exception|Lost)): (.+)")
 
@@ -77,6 +80,7 @@ def running(launch: Launch, *, say: Say, bar: Bar) -> Iterator[RunState]:
             run_state.save(launch.folder, state)
             yield state
             say("stopping: running requests finish first (Ctrl-C again stops at once)")
+            _drain(say)
     finally:
         run_state.forget(launch.folder)
 
@@ -165,7 +169,9 @@ def _start_serve(settings: Settings) -> None:
             proxy_location=http.proxy_location or ("HeadOnly" if local else "EveryNode"),
         )
     except ray.exceptions.RayError as error:
-        raise RayUnavailable(f"Ray Serve does not start: {_last_words(str(error))}", remedy="see the message") from error
+        raise RayUnavailable(
+            f"Ray Serve does not start: {_last_words(str(error))}", remedy="see the message"
+        ) from error
 
 
 def _last_words(text: str) -> str:
@@ -239,6 +245,22 @@ def _await_ready(state: RunState) -> None:
         f"all engines run, but the endpoint is not ready after {READY_TIMEOUT_S:.0f} s: {reason}",
         remedy="read the logs that Ray keeps under its session folder",
     )
+
+
+def _drain(say: Say) -> None:
+    """Let no new request in and wait for those that run, at most `DRAIN_TIMEOUT_S`."""
+    from ray import serve
+
+    controller = serve.get_deployment_handle("controller", APP_NAME)
+    controller.stop_accepting.remote().result(timeout_s=CALL_TIMEOUT_S)
+    deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
+    left = 1
+    while left and time.monotonic() < deadline_s:
+        # Gateways report once a second: wait for a report that is younger than the closing of the doors.
+        time.sleep(DRAIN_POLL_S)
+        left = controller.status.remote().result(timeout_s=CALL_TIMEOUT_S)["in_flight"]
+    if left:
+        say(f"{left} requests still run after {DRAIN_TIMEOUT_S:.0f} s; stopping all the same")
 
 
 def wait_for_signal() -> None:

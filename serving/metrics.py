@@ -31,15 +31,9 @@ class GatewayMetrics:
             return Counter(name, help_text, [*labels, *own], registry=registry)
 
         self._labels = labels
-        self.ttft_s = histogram(
-            "ferry:time_to_first_token_seconds", "From arrival to the first token.", TTFT_BUCKETS_S
-        )
-        self.itl_s = histogram(
-            "ferry:inter_token_latency_seconds", "Between token events of a stream.", ITL_BUCKETS_S
-        )
-        self.e2e_s = histogram(
-            "ferry:e2e_request_latency_seconds", "From arrival to the last token.", E2E_BUCKETS_S
-        )
+        self.ttft_s = histogram("ferry:time_to_first_token_seconds", "From arrival to the first token.", TTFT_BUCKETS_S)
+        self.itl_s = histogram("ferry:inter_token_latency_seconds", "Between token events of a stream.", ITL_BUCKETS_S)
+        self.e2e_s = histogram("ferry:e2e_request_latency_seconds", "From arrival to the last token.", E2E_BUCKETS_S)
         self.move_gap_s = histogram(
             "ferry:move_gap_seconds", "Between the last token before a move and the first after it.", GAP_BUCKETS_S
         )
@@ -57,7 +51,7 @@ class GatewayMetrics:
         self._moves = counter("ferry:moves", "Moves of contexts, by reason and mode.", "reason", "mode")
 
     def ended(self, outcome: str) -> None:
-        """Count a context's end: stop, length, abort, error."""
+        """Count a context's end: stop, length, error; abort is a client that left or a stop string that vLLM found."""
         self._requests.labels(**self._labels, outcome=outcome).inc()
 
     def moved(self, *, reason: str, mode: str) -> None:

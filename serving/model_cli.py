@@ -28,9 +28,7 @@ model_app = typer.Typer(help="Fetch and list models.", no_args_is_help=True)
 
 Home = Annotated[
     Path,
-    typer.Option(
-        "--home", envvar="FERRY_HOME", default_factory=model_store.default_home, help="Ferry's own folder."
-    ),
+    typer.Option("--home", envvar="FERRY_HOME", default_factory=model_store.default_home, help="Ferry's own folder."),
 ]
 
 
@@ -43,9 +41,7 @@ def pull(
     """Fetch a model and check it. Prints its folder."""
     with errors_as_exit_codes(), progress_bar() as progress:
         folder = model_store.resolve(model, home, progress, verify=verify)
-    Console(stderr=True).print(
-        f"{folder.name}: {folder.source}, {folder.weight_bytes / 1e6:,.0f} MB of weights"
-    )
+    Console(stderr=True).print(f"{folder.name}: {folder.source}, {folder.weight_bytes / 1e6:,.0f} MB of weights")
     typer.echo(folder.path)
 
 
@@ -86,9 +82,7 @@ def progress_bar() -> Iterator[model_store.Progress]:
             if stage != last_stage and not console.is_terminal:
                 console.print(stage)
             last_stage = stage
-            bar.update(
-                task, description=stage, total=None if fraction is None else 1.0, completed=fraction or 0.0
-            )
+            bar.update(task, description=stage, total=None if fraction is None else 1.0, completed=fraction or 0.0)
 
         yield show
 

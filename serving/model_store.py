@@ -96,9 +96,7 @@ def list_models(home: Path) -> tuple[ListedModel, ...]:
 def not_found(name: str) -> ModelNotFound:
     """The error for a name that nothing answers to, with the nearest built-in name as remedy."""
     if _looks_like_path(name):
-        return ModelNotFound(
-            f"there is no folder {name}", "check the path; it must hold config.json and weights"
-        )
+        return ModelNotFound(f"there is no folder {name}", "check the path; it must hold config.json and weights")
     near = difflib.get_close_matches(name.lower(), BUILTIN_MODELS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"built-in models: {', '.join(sorted(BUILTIN_MODELS))}."
     return ModelNotFound(f"no model is named {name!r}", f"{hint} Else pass a folder or a hub id org/name")
@@ -128,9 +126,7 @@ def _resolve_builtin(
 
 def _resolve_local(path: Path, progress: Progress, *, verify: bool) -> ModelFolder:
     if not path.is_dir():
-        raise ModelInvalid(
-            f"{path} is a file", "pass the folder that holds config.json, weights and tokenizer"
-        )
+        raise ModelInvalid(f"{path} is a file", "pass the folder that holds config.json, weights and tokenizer")
     path = path.resolve()
     if verify and has_manifest(path):
         progress(f"verifying {path.name}", None)

@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import psutil
-from planner import PlannerError, memory_report, read_shape
 
+from planner import PlannerError, memory_report, read_shape
 from serving.errors import ConfigError, MemoryUnfit, PortInUse, RayUnavailable
 from serving.model_store import ModelFolder
 from serving.settings import HttpSettings, Settings

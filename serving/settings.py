@@ -7,7 +7,6 @@ underscores), the YAML file, defaults. Unknown keys are refused with the nearest
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -145,7 +144,7 @@ class Settings(Part):
         return EngineSettings.model_validate(merged)
 
 
-def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """Read the tree.
 
     Raises:
@@ -153,7 +152,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     """
     tree = _read_yaml(path) if path is not None else {}
     source = str(path) if path is not None else "defaults"
-    for keys, value in _from_environment(os.environ if environ is None else environ):
+    for keys, value in _from_environment(environ):
         _put(tree, keys, value)
     try:
         return Settings.model_validate(tree)
@@ -184,9 +183,17 @@ def _parse(text: str, *, source: str) -> Any:
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:
     """`FERRY_HTTP__PORT=9000` sets http.port. Names that are no setting (FERRY_DATA, …) are left alone."""
     for name, text in sorted(environ.items()):
-        keys = name.removeprefix(ENV_PREFIX).lower().split("__")
+        keys = _keys(name.removeprefix(ENV_PREFIX))
         if name.startswith(ENV_PREFIX) and keys[0] in Settings.model_fields:
             yield keys, _parse(text, source=name)
+
+
+def _keys(name: str) -> list[str]:
+    """Setting names are lower case; names of environment variables, below `env`, are their owner's."""
+    parts = name.split("__")
+    lowered = [part.lower() for part in parts]
+    cut = lowered.index("env") + 1 if "env" in lowered else len(parts)
+    return lowered[:cut] + parts[cut:]
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:

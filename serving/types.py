@@ -64,10 +64,11 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterView:
-    """A snapshot of the membership. `version` rises with every change."""
+    """A snapshot of the membership. `version` rises with every change; `accepting` ends before a shutdown."""
 
     version: int = 0
     replicas: tuple[Replica, ...] = field(default=())
+    accepting: bool = True
 
     def ready(self) -> tuple[Replica, ...]:
         """Replicas that may get new legs."""

@@ -24,9 +24,10 @@ KV_BLOCK_BYTES = 1000
 
 async def until(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
     """Let the loop run until `condition` holds; fail when it does not in time."""
-    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    clock = asyncio.get_running_loop().time
+    deadline_s = clock() + timeout_s
     while not condition():
-        assert asyncio.get_running_loop().time() < deadline_s, "the awaited did not happen in time"
+        assert clock() < deadline_s, "the awaited did not happen in time"
         await asyncio.sleep(0.002)
 
 
@@ -49,11 +50,10 @@ class FakeClock:
 
     async def sleep(self, duration_s: float) -> None:
         if duration_s <= 0:
-            await asyncio.sleep(0)
-            return
+            return await asyncio.sleep(0)
         woken = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._now_s + duration_s, next(self._order), woken))
-        await woken
+        return await woken
 
     async def advance(self, duration_s: float) -> None:
         """Move time on, stopping at each sleeper, so that those who sleep again are counted in."""
@@ -171,7 +171,7 @@ class ScriptedEngine:
         self.warm_error: str | None = None
         self._permits: asyncio.Semaphore | None = None
         self._decoder, self._encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder()
-        self._legs: dict[str, asyncio.Task[None]] = {}
+        self.running: dict[str, asyncio.Task[None]] = {}
         self._finished: list[asyncio.Task[None]] = []
         self.server = EngineServer(
             host="127.0.0.1",
@@ -190,15 +190,12 @@ class ScriptedEngine:
     def replica(self) -> Replica:
         return replica(self.name, self.role, address=self.server.address)
 
-    @property
-    def running(self) -> list[str]:
-        return list(self._legs)
-
     def pace(self) -> None:
         """From now on generate only as `allow` permits."""
         self._permits = asyncio.Semaphore(0)
 
     def allow(self, steps: int) -> None:
+        """Let that many steps happen, of whichever legs."""
         assert self._permits is not None
         for _ in range(steps):
             self._permits.release()
@@ -210,17 +207,16 @@ class ScriptedEngine:
 
     def go_silent(self) -> None:
         """Stop without a word: no outputs, no load reports, no answers."""
-        for task in (self._serving, *self._legs.values()):
+        for task in (self._serving, *self.running.values()):
             task.cancel()
 
     async def close(self) -> None:
         self.go_silent()
-        tasks = [self._serving, *self._legs.values(), *self._finished]
-        failed = await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = [self._serving, *self.running.values(), *self._finished]
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
         self.server.close()
-        for error in failed:
-            if isinstance(error, Exception):
-                raise error
+        for error in (e for e in ended if isinstance(e, Exception)):
+            raise error
 
     async def emit(self, peer: bytes, *outputs: EngineCoreOutput) -> None:
         """Send outputs as one engine step."""
@@ -237,11 +233,10 @@ class ScriptedEngine:
             self.releases.append(received)
             return
         self.adds.append(received)
-        leg_id = header.leg_id
-        assert leg_id not in self._legs, "a leg id is used twice"
-        task = self._legs[leg_id] = asyncio.create_task(self._generate(received))
+        assert header.leg_id not in [a.header.leg_id for a in self.adds[:-1]], "a leg id is used twice"
+        task = self.running[header.leg_id] = asyncio.create_task(self._generate(received))
         self._finished.append(task)
-        task.add_done_callback(lambda _: self._legs.pop(leg_id, None))
+        task.add_done_callback(lambda _: self.running.pop(header.leg_id, None))
 
     async def _generate(self, received: Received) -> None:
         leg, params, prompt = received.leg, received.request.sampling_params, received.request.prompt_token_ids
@@ -285,8 +280,8 @@ class ScriptedEngine:
     async def _abort(self, _peer: bytes, leg_ids: list[str]) -> None:
         self.aborts += leg_ids
         for leg_id in leg_ids:
-            if leg_id in self._legs:
-                self._legs[leg_id].cancel()
+            if leg_id in self.running:
+                self.running[leg_id].cancel()
 
     async def _call(self, method: str, args: list[Any]) -> Any:
         self.calls.append((method, args))

@@ -23,9 +23,7 @@ INDEX_HOST = re.compile(r"pypi\.(?:org|python\.org|nvidia\.com)|pythonhosted\.or
 MACHINE_PATH = re.compile(r"(?<![\w.~}-])/(?:home|Users)/[a-z]\w*/|/opt/[a-z-]*(?:wheels|pypi)")
 IMAGE_PATH = re.compile(r"(?<![\w.~}-])/root/")  # a container image has a /root of its own
 
-MOCK = re.compile(
-    r"^\s*(?:from unittest(?:\.mock)? import .*mock|import unittest\.mock)", re.IGNORECASE | re.MULTILINE
-)
+MOCK = re.compile(r"^\s*(?:from unittest(?:\.mock)? import .*mock|import unittest\.mock)", re.IGNORECASE | re.MULTILINE)
 GENERATED = {"build", "dist", "results", "__pycache__"}
 
 LOCKS = {"cpu": ROOT / "requirements-cpu.lock", "gpu": ROOT / "requirements-gpu.lock"}

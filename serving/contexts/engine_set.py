@@ -91,6 +91,10 @@ class EngineSet:
         except TimeoutError:
             return
 
+    def wake(self) -> None:
+        """Let everybody who waits for a change look again."""
+        self._announce()
+
     async def apply(self, view: ClusterView) -> None:
         """Follow the view: link to replicas that came, forget those that went, note new states."""
         wanted = {r.replica_id: r for r in view.replicas if r.state is not ReplicaState.GONE}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import sys
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -64,6 +65,7 @@ class PoolClient(EngineCoreClient):
         self._clock, self._metrics = clock, metrics
         self._disaggregate_from_tokens, self._engine_wait_s = disaggregate_from_tokens, engine_wait_s
         self.engines = EngineSet(keys=keys, clock=clock, on_step=self._on_step, on_lost=self._on_lost)
+        self.accepting = True
         self._running: dict[str, _Running] = {}
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._placing: set[asyncio.Task[None]] = set()
@@ -100,6 +102,7 @@ class PoolClient(EngineCoreClient):
                 engine.end(running.context.leg_id)
                 await engine.link.abort([running.context.leg_id])
             self._end(running, "abort")
+            self.engines.wake()
 
     async def get_supported_tasks_async(self) -> tuple[Any, ...]:
         return ("generate",)
@@ -113,9 +116,7 @@ class PoolClient(EngineCoreClient):
     async def reset_prefix_cache_async(
         self, reset_running_requests: bool = False, reset_connector: bool = False
     ) -> bool:
-        calls = (
-            e.link.call("reset_prefix_cache", reset_running_requests, reset_connector) for e in self.engines.all()
-        )
+        calls = (e.link.call("reset_prefix_cache", reset_running_requests, reset_connector) for e in self.engines.all())
         return all(await asyncio.gather(*calls))
 
     def dp_engines_running(self) -> bool:
@@ -129,17 +130,23 @@ class PoolClient(EngineCoreClient):
 
     async def follow(self, view: ClusterView) -> None:
         """Take a new cluster view."""
+        self.accepting = view.accepting
         await self.engines.apply(view)
 
     async def wait_until_servable(self, timeout_s: float) -> bool:
         """True as soon as some engine can take a new context; False when none can within `timeout_s`."""
         deadline_s = self._clock.now_s() + timeout_s
-        while not choose_decode(0, self.engines.candidates()):
+        while self.accepting and not choose_decode(0, self.engines.candidates()):
             left_s = deadline_s - self._clock.now_s()
             if left_s <= 0:
                 return False
             await self.engines.changed(left_s)
-        return True
+        return self.accepting
+
+    @property
+    def in_flight(self) -> int:
+        """Contexts that this gateway owns."""
+        return len(self._running)
 
     async def close(self) -> None:
         self.shutdown()
@@ -155,7 +162,7 @@ class PoolClient(EngineCoreClient):
     async def _place(self, request_id: str, kv: dict[str, Any] | None) -> None:
         """Put a context on its next engine; end it with an error when none comes in time."""
         while (running := self._running.get(request_id)) is not None:
-            route = await self._route(running.context)
+            route = await self._route(running)
             if running.context.finished:
                 break
             if route is None:
@@ -172,7 +179,8 @@ class PoolClient(EngineCoreClient):
         if kv is not None:
             await self._release(kv)
 
-    async def _route(self, context: Context) -> Route | None:
+    async def _route(self, running: _Running) -> Route | None:
+        context = running.context
         started = bool(context.output_token_ids)
         deadline_s = self._clock.now_s() + self._engine_wait_s
         while True:
@@ -183,7 +191,7 @@ class PoolClient(EngineCoreClient):
                 else choose_first(
                     context.num_prompt_tokens,
                     candidates,
-                    disaggregate_from_tokens=self._disaggregate_from_tokens,
+                    disaggregate_from_tokens=self._disaggregate_from_tokens if _may_hand_off(running) else sys.maxsize,
                 )
             )
             left_s = deadline_s - self._clock.now_s()
@@ -191,9 +199,7 @@ class PoolClient(EngineCoreClient):
                 return route
             await self.engines.changed(left_s)
 
-    async def _begin_leg(
-        self, running: _Running, engine: Engine, route: Route, kv: dict[str, Any] | None
-    ) -> None:
+    async def _begin_leg(self, running: _Running, engine: Engine, route: Route, kv: dict[str, Any] | None) -> None:
         context = running.context
         hands_off = route.hands_off and context.max_tokens > FIRST_TOKEN
         leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=FIRST_TOKEN if hands_off else None)
@@ -263,7 +269,8 @@ class PoolClient(EngineCoreClient):
         self._time_tokens(running, len(output.new_token_ids), now_s)
         output.request_id, output.kv_transfer_params = running.context.request_id, None
         if running.context.epoch > 1:
-            output.prefill_stats = None
+            # The first leg has told these already.
+            output.prefill_stats = output.new_prompt_logprobs_tensors = None
         if verdict is Verdict.HANDS_OFF:
             output.finish_reason = None
             running.move_mode = "kv"
@@ -318,6 +325,12 @@ class PoolClient(EngineCoreClient):
         self._metrics.in_flight.set(len(self._running))
         self._metrics.ended(outcome)
         self._metrics.e2e_s.observe(self._clock.now_s() - running.arrived_s)
+
+
+def _may_hand_off(running: _Running) -> bool:
+    """False for a prompt whose logprobs are wanted: vLLM recomputes it wherever it runs, so a move carries nothing."""
+    params = running.request.sampling_params
+    return params is not None and params.prompt_logprobs is None
 
 
 def _leg_request(

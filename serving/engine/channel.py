@@ -22,7 +22,6 @@ from serving.clock import Clock
 from serving.engine.messages import (
     Call,
     Frames,
-    Gone,
     Kind,
     MalformedMessage,
     Reply,
@@ -87,9 +86,7 @@ class EngineServer:
         self._context = zmq.asyncio.Context()
         self._authenticator = AsyncioAuthenticator(self._context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(
-            credentials_provider=_OnlyClient(keys.client_public)  # type: ignore[no-untyped-call]
-        )
+        self._authenticator.configure_curve_callback(credentials_provider=_OnlyClient(keys.client_public))
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.curve_server = True
         self._socket.curve_publickey, self._socket.curve_secretkey = keys.server_public, keys.server_secret
@@ -303,19 +300,20 @@ class EngineLink:
         if self._lost is not None:
             return
         self._lost = reason
+        self._fail_calls(reason)
+        self._on_gone(reason)
+
+    def _fail_calls(self, reason: str) -> None:
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(EngineLost(reason))
-        self._on_gone(reason)
 
     async def close(self) -> None:
         """Say goodbye, so that the engine frees what this peer holds, and close."""
         if self._lost is None:
             await self._send_now(Kind.BYE)
             self._lost = "closed"
+        self._fail_calls(self._lost)
         for task in self._tasks:
             task.cancel()
         self._socket.close(linger=200)
-
-
-__all__ = ["BEAT_INTERVAL_S", "PEER_TIMEOUT_S", "ChannelKeys", "EngineLink", "EngineServer", "Gone"]

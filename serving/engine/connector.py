@@ -59,8 +59,7 @@ class ContextScheduler(NixlPullConnectorScheduler):
         tokens_with_kv = min(request.num_computed_tokens, request.num_tokens - 1)
         # A look-ahead block at the end would shift the consumer's tail-aligned list by one: silently wrong KV.
         held = tuple(
-            ids[: cdiv(tokens_with_kv, size)]
-            for ids, size in zip(block_ids, self._block_size_tokens, strict=True)
+            ids[: cdiv(tokens_with_kv, size)] for ids, size in zip(block_ids, self._block_size_tokens, strict=True)
         )
         delay_free, params = super().request_finished(request, held)
         if params is not None:

@@ -29,7 +29,7 @@ WRAPPERS = ("initialization failed", "See stack trace", "See root cause")
 class EngineReplica:
     """One engine of a pool."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
         self, spec: EngineSpec, role: PoolRole, keys: ChannelKeys, controller: DeploymentHandle
     ) -> None:
         self._controller = controller

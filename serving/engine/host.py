@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.1
+# Aborts remembered for outputs that were already on their way; a step's worth is enough.
+ABORTED_KEPT = 1_024
 
 
 class EngineHost:
@@ -46,6 +48,7 @@ class EngineHost:
         self._core, self._meter, self._clock = core, meter, clock
         self.info = info
         self._owner: dict[str, bytes] = {}
+        self._aborted: dict[str, bytes] = {}
         self._load = Load()
         self._decoder, self._encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder()
         self.dead: str | None = None
@@ -84,6 +87,9 @@ class EngineHost:
         mine = [leg_id for leg_id in leg_ids if self._owner.get(leg_id) == peer]
         for leg_id in mine:
             self._forget(leg_id)
+            self._aborted[leg_id] = peer
+        while len(self._aborted) > ABORTED_KEPT:
+            self._aborted.pop(next(iter(self._aborted)))
         await self._core.abort_requests_async(mine)
 
     async def _release_peer(self, peer: bytes) -> None:
@@ -102,9 +108,10 @@ class EngineHost:
             raise LookupError(f"no method {method!r}; there are {', '.join(self._calls)}")
         return await self._calls[method](*args)
 
-    async def _warm_peers(self, peers: list[dict[str, Any]]) -> list[float]:
-        per_worker: list[list[float]] = await self._core.collective_rpc_async("ferry_warm_peers", args=(peers,))
-        return [max(times) for times in zip(*per_worker, strict=True)]
+    async def _warm_peers(self, peers: list[dict[str, Any]]) -> list[float | None]:
+        """Seconds per peer: the slowest worker's; None where any worker failed."""
+        per_worker = await self._core.collective_rpc_async("ferry_warm_peers", args=(peers,))
+        return [None if None in times else max(times) for times in zip(*per_worker, strict=True)]
 
     async def _metrics(self) -> str:
         return self._meter.exposition()
@@ -122,6 +129,7 @@ class EngineHost:
         except Exception as error:  # the core is dead, whatever it died of: say so, and let Ray replace the replica
             logger.exception("engine core died")
             self.dead = f"{type(error).__name__}: {error}"
+            self._owner.clear()
             await self._server.broadcast(Kind.GONE, Gone(self.dead))
 
     def _observe(self, stats: SchedulerStats | None) -> None:
@@ -136,6 +144,9 @@ class EngineHost:
         by_peer: dict[bytes, list[Any]] = {}
         for output in outputs.outputs:
             owner = self._owner.get(output.request_id)
+            if owner is None and output.kv_transfer_params is not None:
+                # It handed off while its owner aborted it: the owner must know, to release the blocks.
+                owner = self._aborted.pop(output.request_id, None)
             if owner is None:
                 continue
             by_peer.setdefault(owner, []).append(output)

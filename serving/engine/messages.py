@@ -108,7 +108,9 @@ HEADERS: dict[Kind, type] = {
 }
 
 _encoder = msgspec.msgpack.Encoder()
-_decoders = {kind: msgspec.msgpack.Decoder(header) for kind, header in HEADERS.items()}
+_decoders: dict[Kind, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(header) for kind, header in HEADERS.items()
+}
 
 
 class MalformedMessage(ValueError):

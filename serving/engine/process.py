@@ -56,9 +56,7 @@ async def start_host(spec: EngineSpec, *, replica_id: str, host: str, keys: Chan
     from serving.engine.host import EngineHost
     from serving.engine.meter import EngineMeter
 
-    args = core.engine_args(
-        spec.model, spec.settings, on_cpu=spec.on_cpu, kv_engine_id=core.new_kv_engine_id()
-    )
+    args = core.engine_args(spec.model, spec.settings, on_cpu=spec.on_cpu, kv_engine_id=core.new_kv_engine_id())
     try:
         config = await asyncio.to_thread(core.engine_config, args)
         client = core.start(config)

@@ -55,7 +55,7 @@ def resume(request: Request, leg: Leg) -> None:
 def resuming(base: type[Scheduler]) -> type[Scheduler]:
     """`base` with requests that may arrive with output. vLLM picks between two schedulers; both need it."""
 
-    class ResumingScheduler(base):  # type: ignore[misc, valid-type]
+    class ResumingScheduler(base):
         def add_request(self, request: Request) -> None:
             leg = leg_of(request.sampling_params)
             if leg is not None:
@@ -128,9 +128,10 @@ def install_in_worker() -> None:
             leg = leg_of(self.sampling_params)
             if leg is not None and leg.output_token_ids:
                 self.output_token_ids = list(leg.output_token_ids)
-            if self.generator is not None and self.sampling_params is not None:
-                draws = SeededDraws(device=self.generator.device)
+            given: torch.Generator | None = self.generator
+            if given is not None and self.sampling_params is not None:
+                draws = SeededDraws(device=given.device)
                 draws.stand_after(self.sampling_params.seed, self.output_token_ids)
-                self.generator = draws
+                self.generator: torch.Generator | None = draws
 
     gpu_model_runner.CachedRequestState = ResumedRequestState

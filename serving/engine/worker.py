@@ -18,21 +18,24 @@ class WorkerExtension:
         worker = get_kv_transfer_group().connector_worker
         return int(sum(worker.block_len_per_layer))
 
-    def ferry_warm_peers(self, peers: list[dict[str, Any]]) -> list[float]:
-        """Shake hands with other engines and read one block from each. Returns seconds per peer.
+    def ferry_warm_peers(self, peers: list[dict[str, Any]]) -> list[float | None]:
+        """Shake hands with other engines; seconds per peer, None for one that could not be met.
 
-        The first contact of two NIXL agents takes seconds: metadata, memory registration, UCX wire-up. Block 0 is
-        vLLM's null block, which holds nobody's KV, so reading it over ours is harmless.
+        The first contact of two NIXL agents can take seconds (metadata, memory registration, UCX wire-up). A peer
+        that just died must not keep this engine from serving: its handshake is tried again when a move needs it.
         """
         worker = get_kv_transfer_group().connector_worker
         return [_warm(worker, peer) for peer in peers]
 
 
-def _warm(worker: Any, peer: dict[str, Any]) -> float:
+def _warm(worker: Any, peer: dict[str, Any]) -> float | None:
     started_s = time.perf_counter()
     pending = worker._ensure_handshake(
         peer["engine_id"], peer["host"], peer["port"], peer["tp_size"], pp_size=peer["pp_size"]
     )
-    if pending is not None:
-        pending.result(timeout=HANDSHAKE_TIMEOUT_S)
+    try:
+        if pending is not None:
+            pending.result(timeout=HANDSHAKE_TIMEOUT_S)
+    except Exception:  # whatever NIXL, ZMQ or the peer's absence raises; vLLM's connector has logged it
+        return None
     return time.perf_counter() - started_s

@@ -1,4 +1,4 @@
-"""Ray's door of the gateway: the ingress replica. It imports vLLM only inside the replica, so that launching is light."""
+"""Ray's door of the gateway: the ingress replica. vLLM is imported only inside it, so that launching is light."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class GatewayReplica:
     """One gateway behind Serve's HTTP proxy. The pools are arguments so that Serve deploys them with it."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
         self, spec: GatewaySpec, keys: ChannelKeys, controller: DeploymentHandle, *_pools: DeploymentHandle
     ) -> None:
         from serving.gateway.gateway import Gateway

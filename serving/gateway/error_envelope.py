@@ -46,21 +46,22 @@ def envelope(status: int, message: str, *, path: str, param: str | None = None) 
         elif status in (400, 422) and "maximum context length" in message:
             code = "context_length_exceeded"
         body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return json.dumps(body, ensure_ascii=False).encode()
+    return json.dumps(body, ensure_ascii=False).encode(errors="replace")  # a lone surrogate is no UTF-8
 
 
 def reshape(status: int, body: bytes, *, path: str) -> bytes:
     """An error body of vLLM or FastAPI, in the client's shape. Text that is no JSON becomes the message."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return envelope(status, body.decode(errors="replace") or "error", path=path)
     if not isinstance(found, dict):
         return envelope(status, str(found), path=path)
     error = found.get("error", found)
     if isinstance(error, dict):
         message = error.get("message") or error.get("detail") or "error"
-        return envelope(status, _text(message), path=path, param=error.get("param"))
+        param = error.get("param")
+        return envelope(status, _text(message), path=path, param=param if isinstance(param, str) else None)
     return envelope(status, _text(error), path=path)
 
 
@@ -102,7 +103,7 @@ class _Reshaping:
     async def _answer(self, start: Message) -> None:
         body = reshape(start["status"], self._body, path=self._path)
         dropped = (b"content-length", b"content-type")
-        headers = [(name, value) for name, value in start["headers"] if name.lower() not in dropped]
+        headers = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in dropped]
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send({**start, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})

@@ -25,7 +25,7 @@ logger = logging.getLogger("ray.serve")
 
 WATCH_TIMEOUT_S = 20.0
 RETRY_S = 1.0
-REPORT_INTERVAL_S = 2.0
+REPORT_INTERVAL_S = 1.0
 
 
 class ControllerClient(Protocol):
@@ -89,14 +89,14 @@ class Gateway:
                 logger.exception("watching the cluster failed; will repeat")
                 await self._clock.sleep(RETRY_S)
                 continue
-            if view.version != version:
-                version = view.version
-                await self._pool.follow(view)
+            version = view.version
+            # Also when nothing changed: it relinks an engine that this gateway alone had lost.
+            await self._pool.follow(view)
 
     async def _report(self) -> None:
         """Leave this gateway's metrics with the controller, where every gateway finds them."""
         while True:
-            report = GatewayReport(exposition=self._metrics.exposition())
+            report = GatewayReport(exposition=self._metrics.exposition(), in_flight=self._pool.in_flight)
             try:
                 await self._controller.report(self._id, report)
             except Exception:  # the controller restarts; the next report finds the new one
@@ -104,6 +104,8 @@ class Gateway:
             await self._clock.sleep(REPORT_INTERVAL_S)
 
     def _not_ready_because(self) -> str | None:
+        if not self._pool.accepting:
+            return "shutting down"
         roles = {candidate.role for candidate in self._pool.engines.candidates()}
         if not roles & {PoolRole.DECODE, PoolRole.MIXED}:
             return "no engine that decodes is ready"

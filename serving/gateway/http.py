@@ -128,7 +128,8 @@ class EngineGate:
         if scope["type"] == "http" and scope["path"] in GENERATION_ROUTES and scope["method"] == "POST":
             wait_s = self._doors.engine_wait_s
             if not await self._doors.wait_until_servable(wait_s):
-                return await _refuse(scope["path"], f"no engine became ready within {wait_s:.0f} s", send)
+                reason = self._doors.not_ready_because() or f"no engine became ready within {wait_s:.0f} s"
+                return await _refuse(scope["path"], reason, send)
         await self._app(scope, receive, send)
         return None
 

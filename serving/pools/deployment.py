@@ -16,7 +16,7 @@ SETTLE_S = 4.0
 class ControllerReplica:
     """Passes calls on; the event loop of the replica is the controller's."""
 
-    async def __init__(self, keys: ChannelKeys) -> None:
+    async def __init__(self, keys: ChannelKeys) -> None:  # type: ignore[misc]  # Ray Serve awaits constructors
         self._controller = Controller(keys=keys, clock=SystemClock(), settle_s=SETTLE_S)
 
     async def announce(self, replica: Replica) -> None:
@@ -27,6 +27,9 @@ class ControllerReplica:
 
     async def watch(self, known_version: int, timeout_s: float) -> ClusterView:
         return await self._controller.watch(known_version, timeout_s)
+
+    async def stop_accepting(self) -> None:
+        await self._controller.stop_accepting()
 
     async def report(self, gateway_id: str, report: GatewayReport) -> None:
         await self._controller.report(gateway_id, report)

@@ -13,6 +13,7 @@ class Membership:
 
     version: int = 0
     replicas: tuple[Replica, ...] = ()
+    accepting: bool = True
 
     def get(self, replica_id: ReplicaId) -> Replica | None:
         return next((r for r in self.replicas if r.replica_id == replica_id), None)
@@ -30,9 +31,7 @@ class Membership:
         known = self.get(replica_id)
         if known is None or known.state is state:
             return self
-        return self._next(
-            tuple(replace(r, state=state) if r.replica_id == replica_id else r for r in self.replicas)
-        )
+        return self._next(tuple(replace(r, state=state) if r.replica_id == replica_id else r for r in self.replicas))
 
     def leave(self, replica_id: ReplicaId) -> Membership:
         """Forget a replica."""
@@ -40,9 +39,13 @@ class Membership:
             return self
         return self._next(tuple(r for r in self.replicas if r.replica_id != replica_id))
 
+    def stop_accepting(self) -> Membership:
+        """Let no new request in; those that run go on."""
+        return self if not self.accepting else replace(self, version=self.version + 1, accepting=False)
+
     def view(self) -> ClusterView:
-        return ClusterView(version=self.version, replicas=self.replicas)
+        return ClusterView(version=self.version, replicas=self.replicas, accepting=self.accepting)
 
     def _next(self, replicas: tuple[Replica, ...]) -> Membership:
         ordered = tuple(sorted(replicas, key=lambda r: (r.pool, r.replica_id)))
-        return Membership(version=self.version + 1, replicas=ordered)
+        return replace(self, version=self.version + 1, replicas=ordered)

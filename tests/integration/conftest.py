@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
 from serving.model_store import default_home
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,9 @@ def config_file(folder: Path, **changes: Any) -> Path:
     """configs/local.yaml with changes, by top-level key; mappings are merged one level deep."""
     tree = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
     for key, value in changes.items():
-        tree[key] = {**tree[key], **value} if isinstance(value, Mapping) and key in ("http", "engine", "gateway") else value
+        tree[key] = (
+            {**tree[key], **value} if isinstance(value, Mapping) and key in ("http", "engine", "gateway") else value
+        )
     path = folder / "ferry.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -119,7 +122,11 @@ def stop(port: int) -> None:
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     port = free_port()
-    path = config_file(tmp_path_factory.mktemp("ferry"), engine={"dtype": "float32"})
+    path = config_file(
+        tmp_path_factory.mktemp("ferry"),
+        engine={"dtype": "float32"},
+        gateway={"engine_wait_s": 120},  # outlives the replacement of an engine
+    )
     try:
         yield start(path, port)
     finally:

@@ -11,8 +11,8 @@ import sys
 
 import httpx
 import pytest
-from serving.model_store import default_home, resolve
 
+from serving.model_store import default_home, resolve
 from tests.integration.conftest import Deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]

@@ -77,9 +77,7 @@ def test_what_does_not_fit_comes_with_advice(report: MemoryReport, advice: str) 
 
 def test_agrees_with_vllm() -> None:
     """vLLM 0.32.0 on CPU with 1 GiB of KV cache logs "CPU KV cache size: 46,592 tokens" for this model."""
-    report = memory_report(
-        SMOLLM2, engines=2, kv_cache_bytes=GIB, max_model_len_tokens=2048, available_bytes=22 * GIB
-    )
+    report = memory_report(SMOLLM2, engines=2, kv_cache_bytes=GIB, max_model_len_tokens=2048, available_bytes=22 * GIB)
     assert report.kv_blocks * report.block_size_tokens == 46_592
     assert report.weights_bytes == 269_030_016
     assert report.overhead_bytes == ENGINE_OVERHEAD_BYTES
@@ -114,11 +112,7 @@ def test_more_kv_never_gives_fewer_blocks(report: MemoryReport, more: int) -> No
 
 @given(report=reports)
 def test_blocks_never_exceed_their_bytes(report: MemoryReport) -> None:
-    assert (
-        report.kv_blocks * report.block_bytes
-        <= report.kv_cache_bytes
-        < (report.kv_blocks + 1) * report.block_bytes
-    )
+    assert report.kv_blocks * report.block_bytes <= report.kv_cache_bytes < (report.kv_blocks + 1) * report.block_bytes
 
 
 @given(report=reports)

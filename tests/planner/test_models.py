@@ -57,9 +57,7 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "published", "kv_bytes", "params"), PUBLISHED, ids=[row[0] for row in PUBLISHED]
-)
+@pytest.mark.parametrize(("name", "published", "kv_bytes", "params"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
 def test_published_models(name: str, published: dict[str, object], kv_bytes: int, params: int) -> None:
     shape = shape_from_config(published)
     assert shape.kv_bytes_per_token() == kv_bytes
@@ -72,9 +70,7 @@ def test_published_models(name: str, published: dict[str, object], kv_bytes: int
 
 def test_mla_keeps_one_latent_vector() -> None:
     """DeepSeek-V3: (512 + 64) numbers x 61 layers x 2 bytes."""
-    deepseek = dense(
-        61, 7168, 128, 128, 18432, 129280, kv_lora_rank=512, qk_rope_head_dim=64, n_routed_experts=256
-    )
+    deepseek = dense(61, 7168, 128, 128, 18432, 129280, kv_lora_rank=512, qk_rope_head_dim=64, n_routed_experts=256)
     shape = shape_from_config(deepseek)
     assert shape.kv_bytes_per_token() == 70_272
     assert shape.num_experts == 256
@@ -121,19 +117,13 @@ def test_odd_fields_name_file_key_and_remedy(changes: dict[str, object], key: st
 
 @given(layers=st.integers(1, 200), kv_heads=st.sampled_from([1, 3, 9]), head_dim=st.integers(1, 512))
 def test_kv_grows_with_every_part(layers: int, kv_heads: int, head_dim: int) -> None:
-    shape = shape_from_config(
-        config(num_hidden_layers=layers, num_key_value_heads=kv_heads, head_dim=head_dim)
-    )
-    deeper = shape_from_config(
-        config(num_hidden_layers=layers + 1, num_key_value_heads=kv_heads, head_dim=head_dim)
-    )
+    shape = shape_from_config(config(num_hidden_layers=layers, num_key_value_heads=kv_heads, head_dim=head_dim))
+    deeper = shape_from_config(config(num_hidden_layers=layers + 1, num_key_value_heads=kv_heads, head_dim=head_dim))
     assert 0 < shape.kv_bytes_per_token() < deeper.kv_bytes_per_token()
     assert shape.kv_bytes_per_token(dtype="float32") == 2 * shape.kv_bytes_per_token(dtype="bfloat16")
 
 
-@given(
-    st.dictionaries(st.sampled_from(sorted(config())), st.none() | st.booleans() | st.integers() | st.text())
-)
+@given(st.dictionaries(st.sampled_from(sorted(config())), st.none() | st.booleans() | st.integers() | st.text()))
 def test_any_config_gives_a_shape_or_a_typed_error(changes: dict[str, object]) -> None:
     try:
         shape = shape_from_config(config(**changes))

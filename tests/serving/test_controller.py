@@ -56,6 +56,7 @@ class Cluster:
         for engine in self.engines:
             await self.controller.leave(engine.name)
             await engine.close()
+        self.controller._zmq.destroy(linger=0)  # a controller lives as long as its process, so it has no close
 
 
 @pytest.fixture
@@ -196,15 +197,15 @@ async def test_a_restarted_controller_waits_for_all_to_speak() -> None:
 
 
 async def test_status_shows_each_replica_with_its_load(cluster: Cluster) -> None:
-    assert await cluster.controller.status() == {"version": 0, "replicas": [], "gateways": []}
+    assert await cluster.controller.status() == {"version": 0, "replicas": [], "gateways": [], "in_flight": 0}
     await cluster.join("a")
-    await cluster.controller.report("g1", GatewayReport(exposition="one"))
-    await cluster.controller.report("g1", GatewayReport(exposition="two"))
+    await cluster.controller.report("g1", GatewayReport(exposition="one", in_flight=3))
+    await cluster.controller.report("g1", GatewayReport(exposition="two", in_flight=2))
     status = await cluster.controller.status()
     (shown,) = status["replicas"]
     assert (shown["replica"], shown["state"], shown["role"]) == ("a", "ready", "decode")
     assert (shown["kv_blocks"], shown["running"], shown["kv_usage"]) == (1000, 0, 0.0)
-    assert status["gateways"] == ["g1"]
+    assert status["gateways"] == ["g1"] and status["in_flight"] == 2
     assert await cluster.controller.gateway_expositions() == ["two"]
 
 
@@ -216,3 +217,12 @@ async def test_a_newcomer_elsewhere_is_admitted_though_its_older_self_never_answ
     await cluster.controller.announce(newer.replica)
     await cluster.until_ready("a")
     assert [r.address for r in (await cluster.view()).ready()] == [newer.server.address]
+
+
+async def test_before_a_shutdown_gateways_learn_to_refuse(cluster: Cluster) -> None:
+    before = await cluster.view()
+    await cluster.controller.stop_accepting()
+    after = await cluster.view()
+    assert before.accepting and not after.accepting and after.version > before.version
+    await cluster.join("late")
+    assert not (await cluster.view()).accepting, "a newcomer does not open the doors again"

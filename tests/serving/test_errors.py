@@ -9,9 +9,7 @@ import pytest
 from serving import errors
 from serving.errors import FerryError
 
-ALL_ERRORS = [
-    error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FerryError)
-]
+ALL_ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FerryError)]
 
 
 @pytest.mark.parametrize("error_class", ALL_ERRORS)

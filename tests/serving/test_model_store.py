@@ -66,9 +66,7 @@ class FakeSteps:
 
     @property
     def sources(self) -> Sources:
-        return Sources(
-            builtins={NAME: self.model}, steps=BuildSteps(download=self.download, convert=self.convert)
-        )
+        return Sources(builtins={NAME: self.model}, steps=BuildSteps(download=self.download, convert=self.convert))
 
 
 @pytest.fixture
@@ -224,9 +222,7 @@ class FakeHub:
     result: Path
     asked: tuple[str, str | None] = ("", None)
 
-    def __call__(
-        self, repo_id: str, *, revision: str | None, tqdm_class: type, **_patterns: list[str]
-    ) -> str:
+    def __call__(self, repo_id: str, *, revision: str | None, tqdm_class: type, **_patterns: list[str]) -> str:
         self.asked = (repo_id, revision)
         bar = tqdm_class(total=4, unit="B", desc="Reconstructing")
         bar.update(4)
@@ -237,9 +233,7 @@ class FakeHub:
 def test_hub(tmp_path: Path) -> None:
     told: list[float | None] = []
     hub = FakeHub(result=write_model(tmp_path / "snapshot"))
-    model = resolve(
-        "org/name@v1/x", tmp_path, lambda _, done: told.append(done), sources=Sources(snapshot=hub)
-    )
+    model = resolve("org/name@v1/x", tmp_path, lambda _, done: told.append(done), sources=Sources(snapshot=hub))
     assert (model.name, model.source, hub.asked) == ("org/name", Source.HUB, ("org/name", "v1/x"))
     assert told[0] is None
     assert told[-1] == 1.0

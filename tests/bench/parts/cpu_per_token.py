@@ -122,7 +122,7 @@ def _profile(setup: Setup) -> None:
     with tempfile.TemporaryDirectory() as folder:
         stacks = Path(folder) / "stacks"
         command = [str(Path(sys.executable).parent / "py-spy"), "record", "-p", str(setup.gateway.pid)]
-        command += ["-n", "-d", str(PROFILE_S), "-r", str(PROFILE_HZ), "-f", "raw", "-o", str(stacks)]
+        command += ["-d", str(PROFILE_S), "-r", str(PROFILE_HZ), "-f", "raw", "-o", str(stacks)]
         with (Path(folder) / "said").open("w+") as said, subprocess.Popen(command, stdout=said, stderr=said) as spy:
             setup.run(PROFILE_STREAMS, requests, "profile")
             if spy.wait(timeout=60) != 0:
@@ -151,4 +151,3 @@ def _short(frame: str) -> str:
     """`name (module.py)`: lines of one function count together."""
     name, _, place = frame.partition(" (")
     return f"{name} ({place.rpartition(':')[0] or place.rstrip(')')})"
-

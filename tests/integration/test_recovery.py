@@ -1,0 +1,70 @@
+"""An engine dies without notice: the stream waits for its replacement and goes on from the token log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.conftest import Deployment
+
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(400)]
+
+TOKENS = 300
+KILL_AT = 40
+
+
+def stream_text(deployment: Deployment, on_event: Callable[[int], None]) -> tuple[str, dict[str, int]]:
+    """Text and usage of one greedy stream; `on_event` runs after each event."""
+    body = {
+        "model": deployment.model,
+        "messages": [{"role": "user", "content": "Tell a long story about a ferry that crosses a river at night."}],
+        "temperature": 0,
+        "max_tokens": TOKENS,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    text, usage, ended = "", {}, False
+    with httpx.stream("POST", f"{deployment.base_url}/v1/chat/completions", json=body, timeout=180) as answer:
+        for index, line in enumerate(line for line in answer.iter_lines() if line.startswith("data: ")):
+            ended = line == "data: [DONE]"
+            if ended:
+                break
+            event = json.loads(line.removeprefix("data: "))
+            assert "error" not in event, event
+            text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+            usage = event.get("usage") or usage
+            on_event(index)
+    assert ended
+    return text, usage
+
+
+def core_pid_of(deployment: Deployment, pool: str) -> int:
+    pid = next(r["pid"] for r in deployment.status()["replicas"] if r["pool"] == pool)
+    core = next(p for p in psutil.Process(pid).children(recursive=True) if "EngineCore" in p.name())
+    return int(core.pid)
+
+
+def test_a_stream_outlives_its_engine(deployment: Deployment) -> None:
+    undisturbed, usage = stream_text(deployment, lambda _index: None)
+
+    core_pid = core_pid_of(deployment, "decode")
+
+    def kill_once(index: int) -> None:
+        if index == KILL_AT:
+            os.kill(core_pid, signal.SIGKILL)
+
+    disturbed, usage_after = stream_text(deployment, kill_once)
+    assert disturbed == undisturbed
+    assert usage_after["completion_tokens"] == usage["completion_tokens"] == TOKENS
+    assert usage_after["prompt_tokens"] == usage["prompt_tokens"]
+    assert deployment.metric("ferry:moves_total", reason="engine_lost", mode="replay") == 1
+    time.sleep(0.6)
+    assert deployment.idle_within(5.0) == []
