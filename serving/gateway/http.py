@@ -36,6 +36,8 @@ SERVED_ROUTES = GENERATION_ROUTES | {
     "/version",
 }
 RETRY_AFTER_S = 1
+# vLLM middlewares that touch every chunk of every stream and do nothing that Ferry wants: it measures streams itself.
+LEFT_OUT = frozenset({"PrometheusInstrumentatorMiddleware", "ScalingMiddleware"})
 
 
 def front_end_arguments(model: ModelFiles, settings: GatewaySettings) -> Namespace:
@@ -87,10 +89,8 @@ async def build(llm: AsyncLLM, arguments: Namespace, doors: Doors) -> AsgiApp:
     """The application of one gateway."""
     app = build_app(arguments, TASKS, llm.model_config)
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in SERVED_ROUTES]
-    # vLLM's middlewares (CORS, HTTP metrics, elastic scaling) each touch every chunk of every stream. They leave only
-    # with the stack that vLLM has built already.
-    app.user_middleware.clear()
-    app.middleware_stack = None
+    app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in LEFT_OUT]
+    app.middleware_stack = None  # vLLM has built one already; this makes the app build its own
     await init_app_state(llm, app.state, arguments, TASKS)
     _add_routes(app, doors)
     return ErrorEnvelope(EngineGate(app, doors))

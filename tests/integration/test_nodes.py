@@ -67,4 +67,4 @@ def test_a_chat_crosses_nodes_through_either_gateway(spread: Deployment) -> None
     assert len(gateways) == 2
     time.sleep(2.5)  # gateways leave their metrics with the controller every 2 s
     answered = [spread.metric("ferry:requests_total", gateway=gateway) for gateway in gateways]
-    assert sum(answered) == 12 and min(answered) > 0
+    assert sum(answered) >= 12 and min(answered) > 0

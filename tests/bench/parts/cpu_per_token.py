@@ -33,6 +33,7 @@ OUTPUT_TOKENS = 256
 STEP_S = 0.02
 PROMPT_WORDS = 160
 PROFILE_STREAMS, PROFILE_S, PROFILE_HZ, PROFILE_TOP = 32, 10, 500, 25
+WAITING = ("_worker (concurrent/futures", "Connection._recv (multiprocessing")  # idle threads that look busy
 TEXT = (
     "The ferry crosses the river every hour, and in the winter it waits for the ice to break. People carry letters, "
     "bread and news; the captain knows each of them by name. When a storm comes, another boat takes the passengers. "
@@ -137,6 +138,8 @@ def _show_profile(lines: list[str]) -> None:
     for line in lines:
         stack, _, count = line.rpartition(" ")
         frames = [_short(frame) for frame in stack.split(";")]
+        if frames[-1].startswith(WAITING):
+            continue
         own[frames[-1]] += int(count)
         for frame in set(frames):
             inclusive[frame] += int(count)
