@@ -33,6 +33,7 @@ OUTPUT_TOKENS = 256
 STEP_S = 0.02
 PROMPT_WORDS = 160
 PROFILE_STREAMS, PROFILE_S, PROFILE_HZ, PROFILE_TOP = 32, 10, 500, 25
+OUTERMOST = 0.95  # frames that hold more than this of all samples only say how the process was started
 WAITING = ("_worker (concurrent/futures", "Connection._recv (multiprocessing")  # idle threads that look busy
 TEXT = (
     "The ferry crosses the river every hour, and in the winter it waits for the ice to break. People carry letters, "
@@ -144,7 +145,8 @@ def _show_profile(lines: list[str]) -> None:
         for frame in set(frames):
             inclusive[frame] += int(count)
     total = sum(own.values())
-    for name, counts in (("self", own), ("inclusive", inclusive)):
+    inner = Counter({frame: count for frame, count in inclusive.items() if count < OUTERMOST * total})
+    for name, counts in (("self", own), ("inclusive", inner)):
         print(f"\nprofile at {PROFILE_STREAMS} streams, {total} samples, by {name} time:")
         for frame, count in counts.most_common(PROFILE_TOP):
             print(f"  {count / total:6.1%}  {frame}")

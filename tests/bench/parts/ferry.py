@@ -78,9 +78,9 @@ def deployed(tree: dict[str, Any], *, mark: str | None = None) -> Iterator[Deplo
         yield Deployment(state, mark, start_s)
     finally:
         code, said = _ferry(["down", "--port", str(port)], environment, timeout_s=STOP_TIMEOUT_S)
-        if code != 0:
-            print(f"ferry down failed with {code}: {said}", file=sys.stderr)
-            for process in marked(mark):
+        if code != 0 and (left := marked(mark)):
+            print(f"ferry down failed with {code}; killing {len(left)} processes: {said}", file=sys.stderr)
+            for process in left:
                 process.kill()
 
 
