@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serving import detach, run_state
+from serving import detach, run_state, talk
 from serving.lifecycle import Launch, running, stop, wait_for_signal
 from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
 from serving.model_store import default_home
@@ -83,6 +83,31 @@ def status(
             typer.echo(json.dumps(found, indent=2))
         else:
             console.print(status_table(found))
+
+
+@app.command()
+def drain(
+    replica: Annotated[str, typer.Argument(help="Name from `ferry status`.")],
+    home: Home,
+    port: Port = None,
+    deadline_s: Annotated[float, typer.Option(help="How long to wait until it is empty.")] = 60.0,
+) -> None:
+    """Move all contexts away from a replica, KV and all, and give it no new ones. Exit code 1 past the deadline."""
+    with errors_as_exit_codes():
+        if not talk.drain(run_state.find(home, port), replica, deadline_s=deadline_s):
+            say(f"{replica} still runs requests after {deadline_s:.0f} s; it gets no new ones")
+            raise typer.Exit(1)
+        say(f"{replica} is empty; `ferry undrain {replica}` lets it serve again")
+
+
+@app.command()
+def undrain(
+    replica: Annotated[str, typer.Argument(help="Name from `ferry status`.")], home: Home, port: Port = None
+) -> None:
+    """Let a drained replica serve again."""
+    with errors_as_exit_codes():
+        talk.admin(run_state.find(home, port), "POST", f"/replicas/{replica}/undrain")
+        say(f"{replica} serves again")
 
 
 @app.command()

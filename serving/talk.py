@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,28 +11,52 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from serving.errors import EngineLost
+from serving.errors import ConfigError, EngineLost
 from serving.run_state import RunState
 
 TIMEOUT = httpx.Timeout(10.0, read=120.0)
+DRAIN_POLL_S = 0.6
 DATA = "data: "
 END = "[DONE]"
 STATES = {"ready": "green", "starting": "yellow", "draining": "magenta"}
 
 
-def fetch_status(state: RunState) -> dict[str, Any]:
-    """The cluster as its controller sees it.
+def admin(state: RunState, method: str, path: str) -> dict[str, Any]:
+    """One call of the admin API.
 
     Raises:
+        ConfigError: when it names something that is not there.
         EngineLost: when the endpoint does not answer.
     """
     headers = {"authorization": f"Bearer {state.admin_token}"}
     try:
-        answer = httpx.get(f"{state.base_url}/admin/v1/status", headers=headers, timeout=TIMEOUT)
+        answer = httpx.request(method, f"{state.base_url}/admin/v1{path}", headers=headers, timeout=TIMEOUT)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise ConfigError(answer.json()["error"]["message"], remedy="`ferry status` lists replicas")
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise EngineLost(f"{state.base_url} does not answer: {error}", remedy="read its log, or restart it") from error
-    status: dict[str, Any] = answer.json()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def drain(state: RunState, replica_id: str, *, deadline_s: float) -> bool:
+    """Drain a replica and wait until it carries nothing; False when it still does at the deadline."""
+    admin(state, "POST", f"/replicas/{replica_id}/drain")
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        # Engines report twice a second: let a report come that is younger than the drain.
+        time.sleep(DRAIN_POLL_S)
+        replicas = admin(state, "GET", "/status")["replicas"]
+        carried = [r["running"] + r["waiting"] for r in replicas if r["replica"] == replica_id]
+        if not any(carried):
+            return True
+    return False
+
+
+def fetch_status(state: RunState) -> dict[str, Any]:
+    """The cluster as its controller sees it."""
+    status = admin(state, "GET", "/status")
     return {"endpoint": f"{state.base_url}/v1", "model": state.model, **status}
 
 

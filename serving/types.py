@@ -25,6 +25,15 @@ class ReplicaState(StrEnum):
     GONE = "gone"
 
 
+class MoveReason(StrEnum):
+    """Why a context left an engine."""
+
+    PREFILL_DONE = "prefill_done"
+    DRAIN = "drain"
+    REBALANCE = "rebalance"
+    ENGINE_LOST = "engine_lost"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KvIdentity:
     """How other engines reach this engine's KV: NIXL's side channel and the shape of the transfer."""

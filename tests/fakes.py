@@ -14,7 +14,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from serving.clock import Clock
 from serving.engine.channel import ChannelKeys, EngineServer
-from serving.engine.messages import LEG_KEY, Add, Frames, Gone, Kind, Step, Welcome
+from serving.engine.messages import LEG_KEY, Add, Frames, Gone, HandOff, Kind, Step, Welcome
 from serving.types import EngineInfo, KvIdentity, Load, PoolRole, Replica, ReplicaState
 
 WAIT_S = 5.0
@@ -172,6 +172,9 @@ class ScriptedEngine:
         self._permits: asyncio.Semaphore | None = None
         self._decoder, self._encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder()
         self.running: dict[str, asyncio.Task[None]] = {}
+        self.limits: dict[str, int] = {}
+        self.made: dict[str, int] = {}
+        self.without_kv = False
         self._finished: list[asyncio.Task[None]] = []
         self.server = EngineServer(
             host="127.0.0.1",
@@ -244,15 +247,17 @@ class ScriptedEngine:
         made = len(leg["output_token_ids"])
         assert leg["output_token_ids"] == token_stream(prompt, made), "the leg does not carry the stream so far"
         stop = self.stop_after if self.stop_after is not None else params.max_tokens
-        end = min(params.max_tokens, stop, leg["handoff_at_tokens"] or params.max_tokens)
-        while made < end:
+        leg_id = received.header.leg_id
+        self.limits[leg_id] = min(params.max_tokens, stop, leg["handoff_at_tokens"] or params.max_tokens)
+        while made < self.limits[leg_id]:
             if self._permits is not None:
                 await self._permits.acquire()
+            end = self.limits[leg_id]
             upto = min(made + self.tokens_per_step, end)
             output = EngineCoreOutput(
                 request_id=received.header.leg_id, new_token_ids=token_stream(prompt, upto, start=made)
             )
-            made = upto
+            made = self.made[leg_id] = upto
             if made == end:
                 self._finish(received, output, stopped=made == self.stop_after)
             await self.emit(received.peer, output)
@@ -287,11 +292,28 @@ class ScriptedEngine:
         self.calls.append((method, args))
         if method == "never":
             await asyncio.Event().wait()
+        if method == "hand_off":
+            return {leg_id: str(self._hand_off(leg_id)) for leg_id in args[0]}
         if method != "warm_peers":
             return {"reset_prefix_cache": True}[method]
         if self.warm_error is not None:
             raise RuntimeError(self.warm_error)
         return [0.0 for _ in args[0]]
+
+    def _hand_off(self, leg_id: str) -> HandOff:
+        """As serving.engine.handoff answers: the leg ends with its next token and keeps its blocks."""
+        if leg_id not in self.running:
+            return HandOff.GONE
+        received = next(a for a in self.adds if a.header.leg_id == leg_id)
+        params, leg = received.request.sampling_params, received.leg
+        next_token = self.made.get(leg_id, len(leg["output_token_ids"])) + 1
+        assert params is not None and params.max_tokens is not None
+        if next_token >= params.max_tokens:
+            return HandOff.ENDING
+        if self.without_kv:
+            return HandOff.NO_KV
+        self.limits[leg_id] = leg["handoff_at_tokens"] = next_token
+        return HandOff.AT_NEXT_TOKEN
 
     async def _lose_peer(self, peer: bytes) -> None:
         self.lost_peers.append(peer)

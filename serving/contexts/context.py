@@ -76,6 +76,10 @@ class Context:
         self.finished = True
         return Verdict.FINISHED
 
+    def detach(self) -> None:
+        """Take the context off its engine: whatever the leg still says is fenced."""
+        self.replica_id = None
+
     def abandon(self) -> None:
         """End the context without further output: aborted, or failed."""
         self.finished = True

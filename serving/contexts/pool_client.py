@@ -8,15 +8,13 @@ parsing, usage and stream ids are continuous by construction, whatever moves.
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import sys
-import time
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -24,19 +22,26 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from serving.clock import Clock
 from serving.contexts.context import Context, Verdict, request_id_of
 from serving.contexts.engine_set import Engine, EngineSet
+from serving.contexts.legs import Kv, bytes_carried, leg_request, release_request
 from serving.engine.channel import ChannelKeys
-from serving.engine.messages import LEG_KEY, Add, Frames
+from serving.engine.messages import Add, Frames, HandOff
 from serving.errors import EngineLost
 from serving.metrics import GatewayMetrics
-from serving.router.policy import Route, choose_decode, choose_first
-from serving.types import ClusterView
+from serving.router.policy import Candidate, Route, choose_decode, choose_first
+from serving.types import ClusterView, MoveReason, ReplicaId, ReplicaState
 
 logger = logging.getLogger(__name__)
 
-PREFILL_DONE = "prefill_done"
-ENGINE_LOST = "engine_lost"
 FIRST_TOKEN = 1
-STEERING_ARGS = frozenset({LEG_KEY, "kv_transfer_params", "ec_transfer_params"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """Why a context leaves its engine, and where to; without a destination the router chooses."""
+
+    reason: MoveReason
+    source: ReplicaId
+    destination: ReplicaId | None = None
 
 
 @dataclass(slots=True)
@@ -47,7 +52,9 @@ class _Running:
     request: EngineCoreRequest
     arrived_s: float
     last_token_s: float = 0.0
-    move_mode: str | None = field(default=None)
+    move: Move | None = None
+    moved: bool = False
+    """True from a handoff or loss until the next token: the gap then is the move's."""
 
 
 class PoolClient(EngineCoreClient):
@@ -68,7 +75,7 @@ class PoolClient(EngineCoreClient):
         self.accepting = True
         self._running: dict[str, _Running] = {}
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._placing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._encoder, self._decoder = MsgpackEncoder(), MsgpackDecoder(EngineCoreOutputs)
         # What AsyncLLM reads of its client beside the methods.
         self.resources = SimpleNamespace(engine_dead=False)
@@ -123,7 +130,7 @@ class PoolClient(EngineCoreClient):
         return bool(self._running)
 
     def shutdown(self, timeout: float | None = None) -> None:
-        for task in self._placing:
+        for task in self._tasks:
             task.cancel()
 
     # ---- the cluster
@@ -132,6 +139,21 @@ class PoolClient(EngineCoreClient):
         """Take a new cluster view."""
         self.accepting = view.accepting
         await self.engines.apply(view)
+        for engine in self.engines.all():
+            if engine.replica.state is ReplicaState.DRAINING:
+                self._evacuate(engine.replica.replica_id)
+
+    def _evacuate(self, replica_id: ReplicaId) -> None:
+        """Move every context away, all at once, while there is somewhere to go. A later view tries again."""
+        for running in list(self._running.values()):
+            if running.context.replica_id == replica_id and choose_decode(0, self.engines.candidates()):
+                self._spawn(self._move_quietly(running.context.request_id))
+
+    async def _move_quietly(self, request_id: str) -> None:
+        try:
+            await self.move(request_id, reason=MoveReason.DRAIN)
+        except EngineLost as error:
+            logger.warning("moving %s: %s; its engine's loss moves it", request_id, error)
 
     async def wait_until_servable(self, timeout_s: float) -> bool:
         """True as soon as some engine can take a new context; False when none can within `timeout_s`."""
@@ -143,6 +165,19 @@ class PoolClient(EngineCoreClient):
             await self.engines.changed(left_s)
         return self.accepting
 
+    def contexts(self) -> list[dict[str, Any]]:
+        """The contexts of this gateway, for people."""
+        return [
+            {
+                "context": c.request_id,
+                "replica": c.replica_id,
+                "leg": c.epoch,
+                "prompt_tokens": c.num_prompt_tokens,
+                "output_tokens": len(c.output_token_ids),
+            }
+            for c in (running.context for running in self._running.values())
+        ]
+
     @property
     def in_flight(self) -> int:
         """Contexts that this gateway owns."""
@@ -152,14 +187,62 @@ class PoolClient(EngineCoreClient):
         self.shutdown()
         await self.engines.close()
 
+    # ---- moves
+
+    async def move(
+        self, request_id: str, *, reason: MoveReason, destination: ReplicaId | None = None, carry_kv: bool = True
+    ) -> HandOff:
+        """Move a running context at its next token; without `carry_kv`, or where there is no KV, by replay at once.
+
+        Returns what became of the wish; `GONE` also for a context that is between two engines already.
+
+        Raises:
+            EngineLost: when its engine does not answer. Its loss will move it.
+        """
+        running = self._running.get(request_id)
+        source = self.engines.get(running.context.replica_id) if running is not None else None
+        if running is None or source is None or running.move is not None:
+            return HandOff.GONE
+        leg_id, carry_kv = running.context.leg_id, carry_kv and _may_hand_off(running)
+        running.move = Move(reason=reason, source=source.replica.replica_id, destination=destination)
+        try:
+            answer = HandOff((await source.link.call("hand_off", [leg_id]))[leg_id]) if carry_kv else HandOff.NO_KV
+        except (EngineLost, RuntimeError):
+            running.move = None
+            raise
+        on_leg = running.context.leg_id == leg_id and running.context.replica_id is not None
+        if answer is HandOff.NO_KV and on_leg:
+            await self._replay(running, source)
+        elif answer is not HandOff.AT_NEXT_TOKEN and on_leg:
+            running.move = None
+        return answer
+
+    async def _replay(self, running: _Running, source: Engine) -> None:
+        """Take the context off its engine and start it elsewhere from the token log."""
+        leg_id = running.context.leg_id
+        self._leave(running, mode="replay", reason=running.move.reason if running.move else MoveReason.ENGINE_LOST)
+        source.end(leg_id)
+        self._place_soon(running.context.request_id, kv=None)
+        await source.link.abort([leg_id])
+
+    def _leave(self, running: _Running, *, mode: str, reason: MoveReason) -> None:
+        running.context.detach()
+        running.moved = True
+        self._metrics.moved(reason=reason, mode=mode)
+        if mode == "replay":
+            self._metrics.recomputed_tokens.inc(running.context.num_tokens)
+
     # ---- legs
 
-    def _place_soon(self, request_id: str, kv: dict[str, Any] | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._place(request_id, kv))
-        self._placing.add(task)
-        task.add_done_callback(self._placing.discard)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _place(self, request_id: str, kv: dict[str, Any] | None) -> None:
+    def _place_soon(self, request_id: str, kv: Kv | None) -> None:
+        self._spawn(self._place(request_id, kv))
+
+    async def _place(self, request_id: str, kv: Kv | None) -> None:
         """Put a context on its next engine; end it with an error when none comes in time."""
         while (running := self._running.get(request_id)) is not None:
             route = await self._route(running)
@@ -184,7 +267,7 @@ class PoolClient(EngineCoreClient):
         started = bool(context.output_token_ids)
         deadline_s = self._clock.now_s() + self._engine_wait_s
         while True:
-            candidates = self.engines.candidates()
+            candidates = _suiting(running.move, self.engines.candidates())
             route = (
                 choose_decode(context.num_tokens, candidates)
                 if started
@@ -199,45 +282,29 @@ class PoolClient(EngineCoreClient):
                 return route
             await self.engines.changed(left_s)
 
-    async def _begin_leg(self, running: _Running, engine: Engine, route: Route, kv: dict[str, Any] | None) -> None:
+    async def _begin_leg(self, running: _Running, engine: Engine, route: Route, kv: Kv | None) -> None:
         context = running.context
+        running.move = None
         hands_off = route.hands_off and context.max_tokens > FIRST_TOKEN
         leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=FIRST_TOKEN if hands_off else None)
         prefill_tokens = 0 if kv is not None else context.num_tokens
         engine.begin(leg_id, prefill_tokens=prefill_tokens, num_tokens=context.num_tokens)
         if kv is not None:
-            self._metrics.move_bytes.inc(_bytes_carried(engine, kv))
-        request = _leg_request(running.request, context, kv, max_model_len=engine.replica.info.max_model_len)
+            self._metrics.move_bytes.inc(bytes_carried(engine.replica.info, kv))
+        request = leg_request(running.request, context, kv, max_model_len=engine.replica.info.max_model_len)
         try:
             await engine.link.add(Add(leg_id, context.num_prompt_tokens), list(self._encoder.encode(request)))
         except EngineLost:
             engine.end(leg_id)
             raise
 
-    async def _release(self, kv: dict[str, Any]) -> None:
-        """Tell the engine that keeps these blocks that nobody will pull them.
-
-        vLLM has the way: a request that is aborted on arrival makes its connector notify the source. NIXL cannot
-        notify itself, so the request goes to any other engine.
-        """
+    async def _release(self, kv: Kv) -> None:
+        """Tell the engine that keeps these blocks that nobody will pull them."""
         others = (e for e in self.engines.all() if e.replica.info.kv.engine_id != kv["remote_engine_id"])
         engine = next(others, None)
-        if engine is None:
-            return
-        leg_id = f"release-{kv['remote_request_id']}"
-        request = EngineCoreRequest(
-            request_id=leg_id,
-            prompt_token_ids=[0],
-            mm_features=None,
-            sampling_params=SamplingParams(max_tokens=1, extra_args={"kv_transfer_params": kv}),
-            pooling_params=None,
-            arrival_time=time.time(),
-            lora_request=None,
-            cache_salt=None,
-            data_parallel_rank=None,
-            abort_immediately=True,
-        )
-        await engine.link.add(Add(leg_id, 0, releases=True), list(self._encoder.encode(request)))
+        if engine is not None:
+            request = release_request(kv)
+            await engine.link.add(Add(request.request_id, 0, releases=True), list(self._encoder.encode(request)))
 
     # ---- what engines say
 
@@ -264,7 +331,7 @@ class PoolClient(EngineCoreClient):
         if running is None or verdict is Verdict.FENCED:
             self._metrics.fenced_tokens.inc(len(output.new_token_ids))
             if kv is not None:
-                self._spawn_release(kv)
+                self._spawn(self._release(kv))
             return False
         self._time_tokens(running, len(output.new_token_ids), now_s)
         output.request_id, output.kv_transfer_params = running.context.request_id, None
@@ -273,29 +340,20 @@ class PoolClient(EngineCoreClient):
             output.prefill_stats = output.new_prompt_logprobs_tensors = None
         if verdict is Verdict.HANDS_OFF:
             output.finish_reason = None
-            running.move_mode = "kv"
-            self._metrics.moved(reason=PREFILL_DONE, mode="kv")
+            reason = running.move.reason if running.move is not None else MoveReason.PREFILL_DONE
+            self._leave(running, mode="kv", reason=reason)
             self._place_soon(running.context.request_id, kv)
         elif verdict is Verdict.FINISHED:
             assert output.finish_reason is not None
             self._end(running, str(output.finish_reason))
         return True
 
-    def _spawn_release(self, kv: dict[str, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(self._release(kv))
-        self._placing.add(task)
-        task.add_done_callback(self._placing.discard)
-
     def _on_lost(self, engine: Engine, reason: str) -> None:
         """An engine is gone: its contexts go on elsewhere from the token log."""
         for running in list(self._running.values()):
-            if running.context.replica_id != engine.replica.replica_id:
-                continue
-            running.context.replica_id = None
-            running.move_mode = "replay"
-            self._metrics.moved(reason=ENGINE_LOST, mode="replay")
-            self._metrics.recomputed_tokens.inc(running.context.num_tokens)
-            self._place_soon(running.context.request_id, kv=None)
+            if running.context.replica_id == engine.replica.replica_id:
+                self._leave(running, mode="replay", reason=MoveReason.ENGINE_LOST)
+                self._place_soon(running.context.request_id, kv=None)
 
     def _time_tokens(self, running: _Running, count: int, now_s: float) -> None:
         if not count:
@@ -306,9 +364,9 @@ class PoolClient(EngineCoreClient):
         else:
             gap_s = now_s - running.last_token_s
             self._metrics.itl_s.observe(gap_s)
-            if running.move_mode is not None:
+            if running.moved:
                 self._metrics.move_gap_s.observe(gap_s)
-        running.last_token_s, running.move_mode = now_s, None
+        running.last_token_s, running.moved = now_s, False
 
     def _fail(self, running: _Running, reason: str) -> None:
         """End a context with an error output, which vLLM's front end turns into an error event and a proper end."""
@@ -333,32 +391,9 @@ def _may_hand_off(running: _Running) -> bool:
     return params is not None and params.prompt_logprobs is None
 
 
-def _leg_request(
-    request: EngineCoreRequest, context: Context, kv: dict[str, Any] | None, *, max_model_len: int
-) -> EngineCoreRequest:
-    """The request of the context's current leg: same sampling, its own id, and the leg's data in `extra_args`."""
-    assert request.sampling_params is not None
-    leg = copy.copy(request)
-    leg.request_id = context.leg_id
-    leg.sampling_params = copy.copy(request.sampling_params)
-    hands_off = context.handoff_at_tokens is not None
-    transfer = kv if kv is not None else ({"do_remote_decode": True, "do_remote_prefill": False} if hands_off else None)
-    leg.sampling_params.extra_args = {
-        **_from_client(request.sampling_params.extra_args or {}),
-        LEG_KEY: {
-            "output_token_ids": context.output_token_ids,
-            "handoff_at_tokens": context.handoff_at_tokens,
-            "max_model_len": max_model_len,
-        },
-        **({"kv_transfer_params": transfer} if transfer is not None else {}),
-    }
-    return leg
-
-
-def _from_client(extra_args: dict[str, Any]) -> dict[str, Any]:
-    """A client's own extra arguments, less those that steer engines: only Ferry says where KV comes from."""
-    return {name: value for name, value in extra_args.items() if name not in STEERING_ARGS}
-
-
-def _bytes_carried(engine: Engine, kv: dict[str, Any]) -> int:
-    return len(kv["remote_block_ids"][0]) * engine.replica.info.kv_block_bytes
+def _suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:
+    """Where a moving context may go: its destination if that still serves, else anywhere but back, else back."""
+    if move is None:
+        return candidates
+    wanted = [c for c in candidates if c.replica_id == move.destination]
+    return wanted or [c for c in candidates if c.replica_id != move.source] or candidates

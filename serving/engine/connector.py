@@ -40,6 +40,11 @@ class ContextScheduler(NixlPullConnectorScheduler):
                 "this model must recompute the end of its prompt after a KV transfer (Mamba state or look-ahead "
                 "modules), so a prefill engine cannot give its first token; serve it from a `mixed` pool"
             )
+        if self.use_host_buffer:
+            raise ValueError(
+                "kv_buffer_device=cpu on a GPU: a leg that hands off later was never copied to the host buffer, so its "
+                "destination would read garbage; leave kv_buffer_device at the GPU"
+            )
         self._block_size_tokens = tuple(g.kv_cache_spec.block_size for g in kv_cache_config.kv_cache_groups)
 
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:

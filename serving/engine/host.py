@@ -55,6 +55,7 @@ class EngineHost:
         self._calls: dict[str, Callable[..., Awaitable[Any]]] = {
             "warm_peers": self._warm_peers,
             "metrics": self._metrics,
+            "hand_off": self._hand_off,
             "reset_prefix_cache": core.reset_prefix_cache_async,
         }
         self._server = EngineServer(
@@ -112,6 +113,10 @@ class EngineHost:
         """Seconds per peer: the slowest worker's; None where any worker failed."""
         per_worker = await self._core.collective_rpc_async("ferry_warm_peers", args=(peers,))
         return [None if None in times else max(times) for times in zip(*per_worker, strict=True)]
+
+    async def _hand_off(self, leg_ids: list[str]) -> dict[str, str]:
+        answers: dict[str, str] = await self._core.call_utility_async("ferry_hand_off", leg_ids)
+        return answers
 
     async def _metrics(self) -> str:
         return self._meter.exposition()

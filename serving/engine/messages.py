@@ -8,7 +8,7 @@ engine step's outputs. One message carries a whole step, whatever its batch: per
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
@@ -34,6 +34,19 @@ class Kind(IntEnum):
     LOAD = 18
     REPLY = 19
     GONE = 20
+
+
+class HandOff(StrEnum):
+    """An engine's answer to the wish that a leg hand off."""
+
+    AT_NEXT_TOKEN = "at_next_token"
+    """The leg ends with its next token and keeps its KV blocks for a pull."""
+    NO_KV = "no_kv"
+    """The engine has no KV of it: start it elsewhere from the token log."""
+    ENDING = "ending"
+    """The context ends with its next token anyway."""
+    GONE = "gone"
+    """There is no such leg any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,8 @@ async def start_host(spec: EngineSpec, *, replica_id: str, host: str, keys: Chan
     side_channel_port = free_port(host)
     os.environ.update(engine_environment(spec, host=host, side_channel_port=side_channel_port))
     # vLLM reads the environment when it is imported, so these imports wait for it.
+    from vllm.utils.gc_utils import freeze_gc_heap
+
     from serving.engine.host import EngineHost
     from serving.engine.meter import EngineMeter
 
@@ -65,6 +67,8 @@ async def start_host(spec: EngineSpec, *, replica_id: str, host: str, keys: Chan
             f"{type(error).__name__}: {error}", remedy="read the cause above; it is vLLM's own"
         ) from error
     info = await core.describe(client, host=host, side_channel_port=side_channel_port)
+    # A full collection over all that vLLM imported would stop the relay for tenths of a second.
+    freeze_gc_heap()
     return EngineHost(
         replica_id=replica_id,
         core=client,

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
 
+from serving.engine.handoff import ferry_hand_off
 from serving.engine.messages import LEG_KEY, Leg
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ def resume(request: Request, leg: Leg) -> None:
             request.prefill_stats = None
     if leg.handoff_at_tokens is not None:
         request.max_tokens = min(request.max_tokens, leg.handoff_at_tokens)
+
+
+# A utility method of the core is found by its name; this adds one, and changes nothing that vLLM calls itself.
+EngineCore.ferry_hand_off = ferry_hand_off
 
 
 def resuming(base: type[Scheduler]) -> type[Scheduler]:

@@ -60,6 +60,12 @@ class _RayController:
         found: list[str] = await self._handle.gateway_expositions.remote()
         return found
 
+    async def drain(self, replica_id: str) -> bool:
+        return bool(await self._handle.drain.remote(replica_id))
+
+    async def undrain(self, replica_id: str) -> bool:
+        return bool(await self._handle.undrain.remote(replica_id))
+
     async def status(self) -> dict[str, Any]:
         found: dict[str, Any] = await self._handle.status.remote()
         return found

@@ -14,6 +14,7 @@ from serving.contexts.pool_client import PoolClient
 from serving.engine import core
 from serving.engine.channel import ChannelKeys
 from serving.errors import EngineLost
+from serving.gateway.admin import admin_router
 from serving.gateway.error_envelope import AsgiApp
 from serving.gateway.http import Doors, build, front_end_arguments
 from serving.gateway.llm import front_end
@@ -39,6 +40,10 @@ class ControllerClient(Protocol):
     async def gateway_expositions(self) -> list[str]: ...
 
     async def status(self) -> dict[str, Any]: ...
+
+    async def drain(self, replica_id: str) -> bool: ...
+
+    async def undrain(self, replica_id: str) -> bool: ...
 
 
 class Gateway:
@@ -75,9 +80,8 @@ class Gateway:
             wait_until_servable=self._pool.wait_until_servable,
             not_ready_because=self._not_ready_because,
             metrics=self._exposition,
-            status=self._status,
             engine_wait_s=self._spec.settings.engine_wait_s,
-            admin_token=self._spec.admin_token,
+            admin=admin_router(self._spec.admin_token, self._controller, self._pool),
         )
         arguments = front_end_arguments(self._spec.engine.model, self._spec.settings)
         return await build(self._llm, arguments, doors)
@@ -129,9 +133,6 @@ class Gateway:
             if isinstance(found, BaseException) and not isinstance(found, EngineLost):
                 raise found
         return merge([*gateways, *(text for text in engines if isinstance(text, str))])
-
-    async def _status(self) -> dict[str, Any]:
-        return await self._controller.status()
 
     async def close(self) -> None:
         """Stop following, say goodbye to the engines."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.requests import Request
 from starlette.responses import Response
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
@@ -68,7 +66,7 @@ def front_end_arguments(model: ModelFiles, settings: GatewaySettings) -> Namespa
 
 
 class Doors:
-    """What the gate needs of the gateway: whether it can serve, its metrics, the cluster's status."""
+    """What the gate needs of the gateway: whether it can serve, its metrics, the admin API."""
 
     def __init__(
         self,
@@ -76,13 +74,11 @@ class Doors:
         wait_until_servable: Callable[[float], Awaitable[bool]],
         not_ready_because: Callable[[], str | None],
         metrics: Callable[[], Awaitable[str]],
-        status: Callable[[], Awaitable[dict[str, Any]]],
         engine_wait_s: float,
-        admin_token: str,
+        admin: APIRouter,
     ):
         self.wait_until_servable, self.not_ready_because = wait_until_servable, not_ready_because
-        self.metrics, self.status = metrics, status
-        self.engine_wait_s, self.admin_token = engine_wait_s, admin_token
+        self.metrics, self.engine_wait_s, self.admin = metrics, engine_wait_s, admin
 
 
 async def build(llm: AsyncLLM, arguments: Namespace, doors: Doors) -> AsgiApp:
@@ -110,12 +106,7 @@ def _add_routes(app: FastAPI, doors: Doors) -> None:
     async def metrics() -> Response:
         return PlainTextResponse(await doors.metrics(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/admin/v1/status")
-    async def status(request: Request) -> Response:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), doors.admin_token.encode()):
-            return JSONResponse({"detail": "the admin API needs the token of this deployment"}, status_code=401)
-        return JSONResponse(await doors.status())
+    app.include_router(doors.admin)
 
 
 class EngineGate:

@@ -55,6 +55,18 @@ class Controller:
         """A replica says goodbye."""
         await self._drop(replica_id, "said goodbye")
 
+    async def drain(self, replica_id: ReplicaId) -> bool:
+        """Give the replica nothing new and move what runs there away; False when there is no such replica."""
+        self._set(self._membership.move_to(replica_id, ReplicaState.DRAINING))
+        return self._membership.get(replica_id) is not None
+
+    async def undrain(self, replica_id: ReplicaId) -> bool:
+        """Let a draining replica serve again; False when there is no such replica."""
+        replica = self._membership.get(replica_id)
+        if replica is not None and replica.state is ReplicaState.DRAINING:
+            self._set(self._membership.move_to(replica_id, ReplicaState.READY))
+        return replica is not None
+
     async def watch(self, known_version: int, timeout_s: float) -> ClusterView:
         """The view as soon as its version differs from `known_version`, or as it is after `timeout_s`."""
         await self._clock.sleep(max(0.0, self._settled_at_s - self._clock.now_s()))

@@ -25,6 +25,12 @@ class ControllerReplica:
     async def leave(self, replica_id: ReplicaId) -> None:
         await self._controller.leave(replica_id)
 
+    async def drain(self, replica_id: ReplicaId) -> bool:
+        return await self._controller.drain(replica_id)
+
+    async def undrain(self, replica_id: ReplicaId) -> bool:
+        return await self._controller.undrain(replica_id)
+
     async def watch(self, known_version: int, timeout_s: float) -> ClusterView:
         return await self._controller.watch(known_version, timeout_s)
 

@@ -1,0 +1,88 @@
+"""The admin API: look at replicas and contexts, drain and undrain replicas, move a context. Needs the admin token."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any, Literal, Protocol
+
+from fastapi import APIRouter, Depends, Header, HTTPException
+from pydantic import BaseModel, ConfigDict
+
+from serving.contexts.pool_client import PoolClient
+from serving.engine.messages import HandOff
+from serving.errors import EngineLost
+from serving.types import MoveReason
+
+
+class AdminController(Protocol):
+    """The controller, as far as the admin API needs it."""
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def drain(self, replica_id: str) -> bool: ...
+
+    async def undrain(self, replica_id: str) -> bool: ...
+
+
+class MoveWish(BaseModel):
+    """Body of a move."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    destination: str | None = None
+    mode: Literal["kv", "replay"] = "kv"
+
+
+def admin_router(token: str, controller: AdminController, pool: PoolClient) -> APIRouter:
+    """Routes under /admin/v1. Contexts are those of the gateway that answers; each gateway owns its own."""
+
+    def check(authorization: str = Header(default="")) -> None:
+        given = authorization.removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(401, "the admin API needs the token of this deployment")
+
+    router = APIRouter(prefix="/admin/v1", dependencies=[Depends(check)])
+
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        return await controller.status()
+
+    @router.get("/replicas")
+    async def replicas() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await controller.status())["replicas"]
+        return found
+
+    @router.get("/contexts")
+    async def contexts() -> list[dict[str, Any]]:
+        return pool.contexts()
+
+    @router.post("/replicas/{replica_id}/drain", status_code=202)
+    async def drain(replica_id: str) -> dict[str, str]:
+        return _known(replica_id, await controller.drain(replica_id), "draining")
+
+    @router.post("/replicas/{replica_id}/undrain", status_code=202)
+    async def undrain(replica_id: str) -> dict[str, str]:
+        return _known(replica_id, await controller.undrain(replica_id), "ready")
+
+    @router.post("/contexts/{request_id}/move", status_code=202)
+    async def move(request_id: str, wish: MoveWish) -> dict[str, str]:
+        try:
+            answer = await pool.move(
+                request_id,
+                reason=MoveReason.REBALANCE,
+                destination=wish.destination,
+                carry_kv=wish.mode == "kv",
+            )
+        except EngineLost as error:
+            raise HTTPException(503, str(error)) from error
+        if answer is HandOff.GONE:
+            raise HTTPException(404, f"no context {request_id} runs on an engine of this gateway")
+        return {"context": request_id, "move": answer.value}
+
+    return router
+
+
+def _known(replica_id: str, known: bool, state: str) -> dict[str, str]:
+    if not known:
+        raise HTTPException(404, f"no replica {replica_id}; GET /admin/v1/replicas lists them")
+    return {"replica": replica_id, "state": state}

@@ -1,0 +1,153 @@
+"""Live moves: a context leaves its engine at any token, by wish or because its replica drains."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from serving.contexts.pool_client import PoolClient
+from serving.engine.messages import HandOff
+from serving.types import ClusterView, MoveReason, ReplicaState
+from tests.fakes import until
+from tests.serving.fleet import SHORT, Fleet
+
+TOKENS = 12
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    fleet = Fleet()
+    yield fleet
+    await fleet.close()
+
+
+async def started(fleet: Fleet, *names: str, tokens_before: int = 4) -> str:
+    """Two decode engines that generate only as allowed, and a context that has some tokens; returns where it runs."""
+    await fleet.start(*names)
+    for name in names:
+        fleet[name].pace()
+    await fleet.ask("r", prompt_tokens=SHORT, max_tokens=TOKENS)
+    await until(lambda: any(fleet[name].adds for name in names))
+    where = next(name for name in names if fleet[name].adds)
+    fleet[where].allow(tokens_before)
+    await until(lambda: len(fleet.tokens["r"]) == tokens_before)
+    return where
+
+
+def release_all(fleet: Fleet) -> None:
+    for engine in fleet.engines.values():
+        engine.allow(10 * TOKENS)
+
+
+def view_with(fleet: Fleet, name: str, state: ReplicaState) -> ClusterView:
+    replicas = (replace(e.replica, state=state if e.name == name else e.replica.state) for e in fleet.engines.values())
+    return ClusterView(version=99, replicas=tuple(replicas))
+
+
+@pytest.mark.parametrize("tokens_before", [0, 1, 5, TOKENS - 2])
+async def test_a_move_with_kv_is_unbroken(fleet: Fleet, tokens_before: int) -> None:
+    source = await started(fleet, "d1", "d2", tokens_before=tokens_before)
+    answer = await fleet.client.move("r", reason=MoveReason.REBALANCE)
+    assert answer is HandOff.AT_NEXT_TOKEN
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    destination = "d2" if source == "d1" else "d1"
+    (leg,) = fleet[destination].adds
+    assert leg.kv is not None and len(leg.leg["output_token_ids"]) == tokens_before + 1
+    assert not fleet.held and fleet.metric("moves_total", reason="rebalance", mode="kv") == 1
+
+
+async def test_a_move_by_replay_leaves_at_once(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    assert await fleet.client.move("r", reason=MoveReason.REBALANCE, carry_kv=False) is HandOff.NO_KV
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet[source].aborts == ["r#1"]
+    assert fleet.metric("moves_total", reason="rebalance", mode="replay") == 1
+    assert fleet.metric("recomputed_tokens_total") == SHORT + 4
+
+
+async def test_where_the_engine_has_no_kv_the_log_is_replayed(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    fleet[source].without_kv = True
+    assert await fleet.client.move("r", reason=MoveReason.DRAIN) is HandOff.NO_KV
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+
+
+async def test_there_and_back_again(fleet: Fleet) -> None:
+    here = await started(fleet, "d1", "d2")
+    for _ in range(3):
+        there = "d2" if here == "d1" else "d1"
+        legs = len(fleet[there].adds)
+        assert await fleet.client.move("r", reason=MoveReason.REBALANCE) is HandOff.AT_NEXT_TOKEN
+        fleet[here].allow(1)
+        await until(lambda engine=fleet[there], legs=legs: len(engine.adds) == legs + 1)
+        here = there
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+
+
+async def test_the_wished_destination_is_taken(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2", "d3", "d4")
+    wish = next(name for name in ("d4", "d3") if name != source)
+    await fleet.client.move("r", reason=MoveReason.REBALANCE, destination=wish)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert len(fleet[wish].adds) == 1
+
+
+async def test_the_last_token_ends_the_context_instead(fleet: Fleet) -> None:
+    await started(fleet, "d1", "d2", tokens_before=TOKENS - 1)
+    assert await fleet.client.move("r", reason=MoveReason.REBALANCE) is HandOff.ENDING
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert await fleet.client.move("r", reason=MoveReason.REBALANCE) is HandOff.GONE
+
+
+async def test_two_wishes_at_once_are_one_move(fleet: Fleet) -> None:
+    await started(fleet, "d1", "d2")
+    first = await fleet.client.move("r", reason=MoveReason.REBALANCE)
+    second = await fleet.client.move("r", reason=MoveReason.DRAIN)
+    assert (first, second) == (HandOff.AT_NEXT_TOKEN, HandOff.GONE)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="rebalance", mode="kv") == 1
+
+
+async def test_the_destination_dies_during_the_move(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2", "d3")
+    doomed = next(name for name in ("d1", "d2", "d3") if name != source)
+    await fleet.client.move("r", reason=MoveReason.REBALANCE, destination=doomed)
+    fleet[source].allow(1)
+    await until(lambda: fleet[doomed].adds)
+    await fleet.kill(doomed)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1
+
+
+async def test_a_draining_replica_is_emptied(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING))
+    await until(lambda: any(method == "hand_off" for method, _ in fleet[source].calls))
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="drain", mode="kv") == 1
+
+
+async def test_a_drain_without_anywhere_to_go_lets_contexts_finish(fleet: Fleet) -> None:
+    source = await started(fleet, "d1")
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING))
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert not any(method == "hand_off" for method, _ in fleet[source].calls)
+
+
+async def test_contexts_are_listed_with_where_they_run(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    client: PoolClient = fleet.client
+    (shown,) = client.contexts()
+    assert shown == {"context": "r", "replica": source, "leg": 1, "prompt_tokens": SHORT, "output_tokens": 4}
