@@ -23,6 +23,7 @@ import yaml
 from serving.model_store import default_home
 
 ROOT = Path(__file__).parents[2]
+HOME = Path(os.environ.get("FERRY_HOME") or default_home())
 UP_TIMEOUT_S = 280
 
 
@@ -75,7 +76,7 @@ class Deployment:
 
     def admin_status(self, client: httpx.Client) -> list[dict[str, Any]]:
         """The replicas, without the cost of a process."""
-        state = json.loads((default_home() / "run" / str(self.port) / "state.json").read_text())
+        state = json.loads((HOME / "run" / str(self.port) / "state.json").read_text())
         headers = {"authorization": f"Bearer {state['admin_token']}"}
         return list(client.get(f"{self.base_url}/admin/v1/status", headers=headers).json()["replicas"])
 

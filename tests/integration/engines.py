@@ -14,9 +14,10 @@ from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.engine.core import ModelFiles
 from serving.engine.process import EngineSpec, start_host
-from serving.model_store import default_home, resolve
+from serving.model_store import resolve
 from serving.settings import EngineSettings
 from serving.types import ClusterView, EngineInfo, PoolRole, Replica, ReplicaState
+from tests.integration.conftest import HOME
 
 START_TIMEOUT_S = 180
 SETTINGS = EngineSettings(
@@ -29,7 +30,7 @@ SETTINGS = EngineSettings(
 
 
 def model_files() -> ModelFiles:
-    return ModelFiles(path=resolve("smollm2-135m", default_home()).path, served_name="smollm2-135m")
+    return ModelFiles(path=resolve("smollm2-135m", HOME).path, served_name="smollm2-135m")
 
 
 def _run_host(name: str, keys: ChannelKeys, settings: EngineSettings, pipe: Connection) -> None:

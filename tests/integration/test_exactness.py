@@ -12,8 +12,8 @@ import sys
 import httpx
 import pytest
 
-from serving.model_store import default_home, resolve
-from tests.integration.conftest import Deployment
+from serving.model_store import resolve
+from tests.integration.conftest import HOME, Deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
@@ -51,7 +51,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
     folder = tmp_path_factory.mktemp("reference")
     script, result = folder / "reference.py", folder / "tokens.json"
     script.write_text(REFERENCE)
-    model = resolve("smollm2-135m", default_home()).path
+    model = resolve("smollm2-135m", HOME).path
     environ = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     command = [sys.executable, str(script), str(model), str(OUTPUT_TOKENS), str(result)]
     run = subprocess.run(
