@@ -14,8 +14,9 @@ from tests.integration.conftest import Deployment, config_file, ferry, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(500)]
 
-STREAMS = 6
-TOKENS = 500
+# One stream for each engine, long enough that both drains fall into it even where two engines share two cores.
+STREAMS = 2
+TOKENS = 900
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ async def test_draining_either_engine_under_load_loses_nothing(pair: Deployment)
         together = await asyncio.gather(*running)
     assert [tokens for _, tokens in together] == [TOKENS] * STREAMS
     assert together == undisturbed
-    assert pair.metric("ferry:moves_total", reason="drain", mode="kv") >= STREAMS / 2
+    assert pair.metric("ferry:moves_total", reason="drain", mode="kv") >= 1
     assert pair.metric("ferry:moves_total", mode="replay") == 0
     await asyncio.sleep(0.6)
     assert pair.idle_within(3.0) == []
