@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ app.add_typer(model_app, name="model", help="Fetch models and list them.")
 console = Console()
 
 QUESTION = "What is the capital of France?"
+# A small model may ramble on; nobody who starts a deployment waits for more than a few words.
+GREETING_TOKENS = 32
 
 Home = Annotated[
     Path, typer.Option(envvar="FERRY_HOME", help="Where models and run state are kept.", default_factory=default_home)
@@ -42,8 +45,8 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on; overrides the file.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; overrides the file.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster: auto or host:port.")] = None,
-    detached: Annotated[bool, typer.Option("--detach", help="Return when ready; `ferry down` stops it.")] = False,
-    timeout_s: Annotated[float, typer.Option(help="With --detach: how long to wait for readiness.")] = 900.0,
+    detached: Annotated[bool, typer.Option("--detach", help="Return when it answers; `ferry down` stops it.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="With --detach: how long to wait for its answer.")] = 900.0,
 ) -> None:
     """Start Ferry: engines, gateway and endpoint. Ctrl-C drains and stops all that was started."""
     overrides = {"MODEL": model, "HTTP__HOST": host, "HTTP__PORT": port, "RAY__ADDRESS": ray_address}
@@ -59,6 +62,7 @@ def up(
             return
         with running(launch, say=say, bar=progress_bar) as state:
             _greet(state, settings)
+            run_state.save(launch.folder, replace(state, answers=True))
             wait_for_signal()
 
 
@@ -131,7 +135,7 @@ def _greet(state: RunState, settings: Settings) -> None:
     body = {"model": state.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "stream": True}
     say(f"\nFerry serves {state.model} on {url} ({engines})\n")
     say(f"> {QUESTION}")
-    chat_loop(url, model=state.model, message=QUESTION, console=console)
+    chat_loop(url, model=state.model, message=QUESTION, console=console, max_tokens=GREETING_TOKENS)
     say(f"\n  curl -N {url}/chat/completions -H 'content-type: application/json' \\")
     say(f"       -d '{json.dumps(body)}'")
     say("  ferry chat        talk in the terminal")

@@ -1,4 +1,4 @@
-"""A deployment in the background: a second `ferry up` in its own session, watched until it is ready."""
+"""A deployment in the background: a second `ferry up` in its own session, watched until it answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ POLL_S = 0.2
 
 
 def start(arguments: Sequence[str], folder: Path, *, timeout_s: float, say: Say) -> RunState:
-    """Run `ferry up` with these arguments in the background and return when its endpoint is ready.
+    """Run `ferry up` with these arguments in the background and return when it has answered its first question.
 
     Raises:
-        EngineStartFailed: when it ends, or is not ready in time (then it is stopped).
+        EngineStartFailed: when it ends, or does not answer in time (then it is stopped).
         SystemExit: with the child's own exit code, after its own error lines, when it refuses to start.
     """
     log_path = folder / "log"
@@ -35,14 +35,13 @@ def start(arguments: Sequence[str], folder: Path, *, timeout_s: float, say: Say)
     deadline_s = time.monotonic() + timeout_s
     with log_path.open() as log:
         while time.monotonic() < deadline_s:
-            code = child.poll()
+            code, state = child.poll(), run_state.read(folder)
             for line in log:
                 say(line.rstrip("\n"))
             if code is not None:
                 raise SystemExit(code or 1)
-            state = run_state.read(folder)
-            if state is not None and state.ready and state.pid == child.pid:
+            if state is not None and state.answers and state.pid == child.pid:
                 return state
             time.sleep(POLL_S)
     child.terminate()
-    raise EngineStartFailed(f"not ready after {timeout_s:.0f} s", remedy=f"read {log_path}; raise --timeout-s")
+    raise EngineStartFailed(f"no answer after {timeout_s:.0f} s", remedy=f"read {log_path}; raise --timeout-s")

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +76,6 @@ def running(launch: Launch, *, say: Say, bar: Bar) -> Iterator[RunState]:
         with _ray(launch, say):
             _deploy(deployed, say)
             _await_ready(state)
-            state = replace(state, ready=True)
-            run_state.save(launch.folder, state)
             yield state
             say("stopping: running requests finish first (Ctrl-C again stops at once)")
             _drain(say)
@@ -137,6 +135,8 @@ def _ray(launch: Launch, say: Say) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level="error", **_init(settings, environment))
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise RayUnavailable(f"Ray does not start: {error}", remedy="see the message") from error
+        # Ray's own handler exits at once and leaves its agents to notice. As an interrupt, it stops all in order.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             _start_serve(settings)
             yield

@@ -25,7 +25,8 @@ class RunState:
     port: int
     model: str
     admin_token: str
-    ready: bool = False
+    answers: bool = False
+    """It has answered a first question, end to end."""
 
     @property
     def base_url(self) -> str:

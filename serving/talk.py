@@ -81,7 +81,9 @@ def status_table(status: dict[str, Any]) -> Table:
     return table
 
 
-def chat_loop(base_url: str, *, model: str | None, message: str | None, console: Console) -> None:
+def chat_loop(
+    base_url: str, *, model: str | None, message: str | None, console: Console, max_tokens: int | None = None
+) -> None:
     """A conversation until an empty line or Ctrl-D; with `message`, one exchange."""
     with httpx.Client(base_url=base_url, timeout=TIMEOUT) as client:
         name = model or client.get("/models").raise_for_status().json()["data"][0]["id"]
@@ -89,7 +91,7 @@ def chat_loop(base_url: str, *, model: str | None, message: str | None, console:
         while text := message or _ask(console):
             history.append({"role": "user", "content": text})
             answer = ""
-            for piece in stream_chat(client, name, history):
+            for piece in stream_chat(client, name, history, max_tokens=max_tokens):
                 answer += piece
                 console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
             console.print()
@@ -105,13 +107,17 @@ def _ask(console: Console) -> str:
         return ""
 
 
-def stream_chat(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Iterator[str]:
-    """Pieces of the most likely answer as they arrive.
+def stream_chat(
+    client: httpx.Client, model: str, messages: list[dict[str, str]], *, max_tokens: int | None = None
+) -> Iterator[str]:
+    """Pieces of the most likely answer as they arrive; without `max_tokens`, as long as the model allows.
 
     Raises:
         EngineLost: with the server's words when it refuses or the stream reports an error.
     """
-    request = {"model": model, "messages": messages, "stream": True, "temperature": 0}
+    request: dict[str, Any] = {"model": model, "messages": messages, "stream": True, "temperature": 0}
+    if max_tokens is not None:
+        request["max_tokens"] = max_tokens
     with client.stream("POST", "/chat/completions", json=request) as answer:
         if answer.is_error:
             raise EngineLost(json.loads(answer.read())["error"]["message"], remedy="change the request")

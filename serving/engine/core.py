@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.engine.plugin import SLEEPING_WAITS
 from serving.errors import ConfigError
 from serving.settings import EngineSettings
 from serving.types import EngineInfo, KvIdentity
@@ -29,7 +30,7 @@ ENGINE_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-CPU_ENGINE_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+CPU_ENGINE_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", SLEEPING_WAITS: "1"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from parts.streams import Run, Stream, closed_loop
 
 from serving.engine import core
 from serving.engine.core import CPU_ENGINE_ENV, ENGINE_ENV, ModelFiles
+from serving.engine.plugin import SLEEPING_WAITS
 from serving.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class DirectJob:
 
 def direct_main(conn: Connection, model: ModelFiles, settings: EngineSettings) -> None:
     """The process: DirectJob → Run."""
-    os.environ.update({**ENGINE_ENV, **CPU_ENGINE_ENV, **settings.env})
+    # SLEEPING_WAITS is Ferry's change to vLLM: the other side of the comparison goes without.
+    os.environ.update({**ENGINE_ENV, **CPU_ENGINE_ENV, **settings.env, SLEEPING_WAITS: "0"})
     uvloop.run(_serve(conn, model, settings))
 
 
