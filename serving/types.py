@@ -91,3 +91,5 @@ class Load:
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
+    stalled: bool = False
+    """It has work and makes no progress: its contexts go on elsewhere until it answers again."""

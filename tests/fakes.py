@@ -14,7 +14,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from serving.clock import Clock
 from serving.engine.channel import ChannelKeys, EngineServer
-from serving.engine.messages import LEG_KEY, Add, Frames, Gone, HandOff, Kind, Step, Welcome
+from serving.engine.messages import LEG_KEY, Add, Frames, HandOff, Kind, Step, Welcome
 from serving.types import EngineInfo, KvIdentity, Load, PoolRole, Replica, ReplicaState
 
 WAIT_S = 5.0
@@ -54,6 +54,10 @@ class FakeClock:
         woken = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._now_s + duration_s, next(self._order), woken))
         return await woken
+
+    def jump(self, duration_s: float) -> None:
+        """The whole machine stands still: when it goes on, every sleeper is late."""
+        self._now_s += duration_s
 
     async def advance(self, duration_s: float) -> None:
         """Move time on, stopping at each sleeper, so that those who sleep again are counted in."""
@@ -175,6 +179,9 @@ class ScriptedEngine:
         self.limits: dict[str, int] = {}
         self.made: dict[str, int] = {}
         self.without_kv = False
+        self.copies: list[Received] = []
+        self.copying = asyncio.Event()
+        self.copying.set()
         self._finished: list[asyncio.Task[None]] = []
         self.server = EngineServer(
             host="127.0.0.1",
@@ -205,12 +212,12 @@ class ScriptedEngine:
 
     async def die(self) -> None:
         """Say GONE and stop."""
-        await self.server.broadcast(Kind.GONE, Gone("the core died"))
+        await self.server.leave("the core died")
         self.go_silent()
 
     def go_silent(self) -> None:
         """Stop without a word: no outputs, no load reports, no answers."""
-        for task in (self._serving, *self.running.values()):
+        for task in (self._serving, *self._finished):
             task.cancel()
 
     async def close(self) -> None:
@@ -235,11 +242,24 @@ class ScriptedEngine:
             assert received.request.abort_immediately
             self.releases.append(received)
             return
+        if header.copies:
+            self.copies.append(received)
+            task = asyncio.create_task(self._copy(received))
+            self._finished.append(task)
+            return
         self.adds.append(received)
         assert header.leg_id not in [a.header.leg_id for a in self.adds[:-1]], "a leg id is used twice"
         task = self.running[header.leg_id] = asyncio.create_task(self._generate(received))
         self._finished.append(task)
         task.add_done_callback(lambda _: self.running.pop(header.leg_id, None))
+
+    async def _copy(self, received: Received) -> None:
+        """Pull, when `copying` allows it, and generate the one token that nobody wants."""
+        await self.copying.wait()
+        output = EngineCoreOutput(
+            request_id=received.header.leg_id, new_token_ids=[0], finish_reason=FinishReason.LENGTH
+        )
+        await self.emit(received.peer, output)
 
     async def _generate(self, received: Received) -> None:
         leg, params, prompt = received.leg, received.request.sampling_params, received.request.prompt_token_ids
@@ -273,11 +293,14 @@ class ScriptedEngine:
         """Keep the blocks of a leg for a pull, as vLLM's NIXL connector describes them."""
         self.held.add((f"kv-{self.name}", received.header.leg_id))
         tokens = len(received.request.prompt_token_ids or ())
+        return self._offer(received.header.leg_id, tokens)
+
+    def _offer(self, request_id: str, tokens: int) -> dict[str, Any]:
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "remote_engine_id": f"kv-{self.name}",
-            "remote_request_id": received.header.leg_id,
+            "remote_request_id": request_id,
             "remote_block_ids": [list(range(-(-tokens // BLOCK_SIZE_TOKENS)))],
             "remote_num_tokens": tokens,
         }
@@ -292,6 +315,8 @@ class ScriptedEngine:
         self.calls.append((method, args))
         if method == "never":
             await asyncio.Event().wait()
+        if method == "lend":
+            return self._lend(*args)
         if method == "hand_off":
             return {leg_id: str(self._hand_off(leg_id)) for leg_id in args[0]}
         if method != "warm_peers":
@@ -299,6 +324,17 @@ class ScriptedEngine:
         if self.warm_error is not None:
             raise RuntimeError(self.warm_error)
         return [0.0 for _ in args[0]]
+
+    def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int) -> dict[str, Any] | None:
+        """As serving.engine.loan answers."""
+        if leg_id not in self.running:
+            return None
+        prompt = next(a for a in self.adds if a.header.leg_id == leg_id).request.prompt_token_ids or ()
+        full = (len(prompt) + self.made.get(leg_id, 0) - 1) // BLOCK_SIZE_TOKENS * BLOCK_SIZE_TOKENS
+        if full <= beyond_tokens:
+            return None
+        self.held.add((f"kv-{self.name}", loan_id))
+        return self._offer(loan_id, full)
 
     def _hand_off(self, leg_id: str) -> HandOff:
         """As serving.engine.handoff answers: the leg ends with its next token and keeps its blocks."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import zmq.asyncio
 
@@ -19,6 +20,7 @@ from serving.types import ClusterView, Load, Replica, ReplicaId, ReplicaState
 logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0
+RELINK_INTERVAL_S = 1.0
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class Engine:
     legs: set[str] = field(default_factory=set)
     unanswered: dict[str, tuple[int, int]] = field(default_factory=dict)
     """leg id → (prompt tokens to prefill, KV blocks it will take)."""
+    stalled: bool = False
 
     def candidate(self) -> Candidate:
         info, load = self.replica.info, self.link.load
@@ -55,7 +58,10 @@ class Engine:
 
 
 class EngineSet:
-    """Links to all replicas of the view. `on_step(engine, payload)`, `on_lost(engine, reason)`."""
+    """Links to all replicas of the view. `on_step(engine, payload)`, `on_stalled(engine)`, `on_lost(engine, reason)`.
+
+    An engine that only this process lost (a broken connection, a pause) is linked to anew while the view has it.
+    """
 
     def __init__(
         self,
@@ -63,12 +69,16 @@ class EngineSet:
         keys: ChannelKeys,
         clock: Clock,
         on_step: Callable[[Engine, Frames], None],
+        on_stalled: Callable[[Engine], None],
         on_lost: Callable[[Engine, str], None],
     ):
-        self._keys, self._clock, self._on_step, self._on_lost = keys, clock, on_step, on_lost
+        self._keys, self._clock = keys, clock
+        self._on_step, self._on_stalled, self._on_lost = on_step, on_stalled, on_lost
         self._zmq = zmq.asyncio.Context()
         self._engines: dict[ReplicaId, Engine] = {}
+        self._wanted: dict[ReplicaId, Replica] = {}
         self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __getitem__(self, replica_id: ReplicaId) -> Engine:
         return self._engines[replica_id]
@@ -82,7 +92,7 @@ class EngineSet:
     def candidates(self) -> list[Candidate]:
         """The replicas that may get new legs, as this process sees them now. One that never answered is none."""
         engines = (e for e in self._engines.values() if e.replica.state is ReplicaState.READY)
-        return [e.candidate() for e in engines if e.link.info is not None]
+        return [e.candidate() for e in engines if e.link.info is not None and not e.stalled]
 
     async def changed(self, timeout_s: float) -> None:
         """Wait for the set to change, at most `timeout_s`."""
@@ -97,7 +107,7 @@ class EngineSet:
 
     async def apply(self, view: ClusterView) -> None:
         """Follow the view: link to replicas that came, forget those that went, note new states."""
-        wanted = {r.replica_id: r for r in view.replicas if r.state is not ReplicaState.GONE}
+        wanted = self._wanted = {r.replica_id: r for r in view.replicas if r.state is not ReplicaState.GONE}
         for replica_id in [known for known in self._engines if known not in wanted]:
             self._lose(replica_id, "left the cluster")
         new = [replica for replica_id, replica in wanted.items() if replica_id not in self._engines]
@@ -112,7 +122,11 @@ class EngineSet:
 
         def on_step(load: Load, payload: Frames) -> None:
             engine = self._engines.get(replica_id)
-            if engine is not None and payload:
+            if engine is None:
+                return
+            if load.stalled is not engine.stalled:
+                self._set_stalled(engine, load.stalled)
+            if payload:
                 self._on_step(engine, payload)
 
         link = EngineLink(
@@ -138,13 +152,36 @@ class EngineSet:
         logger.warning("engine %s lost: %s", replica_id, reason)
         self._announce()
         self._on_lost(engine, reason)
-        asyncio.get_running_loop().create_task(engine.link.close())
+        self._spawn(self._relink(engine))
+
+    async def _relink(self, engine: Engine) -> None:
+        replica_id = engine.replica.replica_id
+        await engine.link.close()
+        await self._clock.sleep(RELINK_INTERVAL_S)
+        wanted = self._wanted.get(replica_id)
+        if wanted is not None and replica_id not in self._engines:
+            await self._open(wanted)
+
+    def _set_stalled(self, engine: Engine, stalled: bool) -> None:
+        logger.warning("engine %s %s", engine.replica.replica_id, "stands still" if stalled else "moves again")
+        engine.stalled = stalled
+        self._announce()
+        if stalled:
+            self._on_stalled(engine)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def close(self) -> None:
+        self._wanted = {}
+        for task in self._tasks:
+            task.cancel()
         for engine in self.all():
             await engine.link.close()
         self._engines.clear()

@@ -46,9 +46,22 @@ def _from_client(extra_args: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in extra_args.items() if name not in STEERING_ARGS}
 
 
-def bytes_carried(info: EngineInfo, kv: Kv) -> int:
-    """KV bytes that the pull moves at most; blocks that the destination has cached stay where they are."""
-    return len(kv["remote_block_ids"][0]) * info.kv_block_bytes
+def copy_request(request: EngineCoreRequest, token_ids: list[int], kv: Kv, copy_id: str) -> EngineCoreRequest:
+    """Fills the destination's prefix cache with the blocks that `kv` names, and ends.
+
+    `token_ids`: the context's so far. It asks for the tokens with KV and one more, so that all of them are pulled; the
+    one token that it generates is nobody's. Whatever else separates prefix caches (salt, adapter) is the context's own.
+    """
+    copied = copy.copy(request)
+    copied.request_id, copied.prompt_token_ids = copy_id, token_ids[: kv["remote_num_tokens"] + 1]
+    copied.sampling_params = SamplingParams(temperature=0.0, max_tokens=1, extra_args={"kv_transfer_params": kv})
+    return copied
+
+
+def bytes_carried(info: EngineInfo, kv: Kv, *, beyond_tokens: int = 0) -> int:
+    """KV bytes that the pull moves at most, less the blocks of `beyond_tokens` that were copied before; other blocks
+    that the destination has cached stay where they are, too."""
+    return (len(kv["remote_block_ids"][0]) - beyond_tokens // info.block_size_tokens) * info.kv_block_bytes
 
 
 def release_request(kv: Kv) -> EngineCoreRequest:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,9 @@ from serving.clock import Clock
 from serving.contexts.context import Context, Verdict, request_id_of
 from serving.contexts.engine_set import Engine, EngineSet
 from serving.contexts.legs import Kv, bytes_carried, leg_request, release_request
+from serving.contexts.mover import Failpoint, Mover, no_failpoint
+from serving.contexts.moves import Move
+from serving.contexts.running import Running
 from serving.engine.channel import ChannelKeys
 from serving.engine.messages import Add, Frames, HandOff
 from serving.errors import EngineLost
@@ -33,28 +36,7 @@ from serving.types import ClusterView, MoveReason, ReplicaId, ReplicaState
 logger = logging.getLogger(__name__)
 
 FIRST_TOKEN = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Move:
-    """Why a context leaves its engine, and where to; without a destination the router chooses."""
-
-    reason: MoveReason
-    source: ReplicaId
-    destination: ReplicaId | None = None
-
-
-@dataclass(slots=True)
-class _Running:
-    """A context with the request that it came from and the instants that its metrics need."""
-
-    context: Context
-    request: EngineCoreRequest
-    arrived_s: float
-    last_token_s: float = 0.0
-    move: Move | None = None
-    moved: bool = False
-    """True from a handoff or loss until the next token: the gap then is the move's."""
+MOVES_AT_ONCE = 2
 
 
 class PoolClient(EngineCoreClient):
@@ -68,15 +50,29 @@ class PoolClient(EngineCoreClient):
         metrics: GatewayMetrics,
         disaggregate_from_tokens: int,
         engine_wait_s: float,
+        moves_at_once: int = MOVES_AT_ONCE,
+        failpoint: Failpoint = no_failpoint,
     ):
         self._clock, self._metrics = clock, metrics
         self._disaggregate_from_tokens, self._engine_wait_s = disaggregate_from_tokens, engine_wait_s
-        self.engines = EngineSet(keys=keys, clock=clock, on_step=self._on_step, on_lost=self._on_lost)
+        self._reach = failpoint
+        self.engines = EngineSet(
+            keys=keys, clock=clock, on_step=self._on_step, on_stalled=self._on_stalled, on_lost=self._on_lost
+        )
         self.accepting = True
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._encoder, self._decoder = MsgpackEncoder(), MsgpackDecoder(EngineCoreOutputs)
+        self._mover = Mover(
+            self.engines,
+            clock=clock,
+            metrics=metrics,
+            encoder=self._encoder,
+            release=lambda kv: self._spawn(self._release(kv)),
+            moves_at_once=moves_at_once,
+            failpoint=failpoint,
+        )
         # What AsyncLLM reads of its client beside the methods.
         self.resources = SimpleNamespace(engine_dead=False)
         self.engine_ranks_managed = [0]
@@ -94,7 +90,7 @@ class PoolClient(EngineCoreClient):
             num_prompt_tokens=len(request.prompt_token_ids),
             max_tokens=params.max_tokens or 0,
         )
-        self._running[context.request_id] = _Running(context, request, self._clock.now_s())
+        self._running[context.request_id] = Running(context, request, self._clock.now_s())
         self._metrics.in_flight.set(len(self._running))
         self._metrics.prompt_tokens.inc(context.num_prompt_tokens)
         self._place_soon(context.request_id, kv=None)
@@ -142,12 +138,21 @@ class PoolClient(EngineCoreClient):
         for engine in self.engines.all():
             if engine.replica.state is ReplicaState.DRAINING:
                 self._evacuate(engine.replica.replica_id)
+            else:
+                self._call_off_drain(engine.replica.replica_id)
 
     def _evacuate(self, replica_id: ReplicaId) -> None:
         """Move every context away, all at once, while there is somewhere to go. A later view tries again."""
         for running in list(self._running.values()):
             if running.context.replica_id == replica_id and choose_decode(0, self.engines.candidates()):
                 self._spawn(self._move_quietly(running.context.request_id))
+
+    def _call_off_drain(self, replica_id: ReplicaId) -> None:
+        """The replica serves again: contexts that were about to leave it stay."""
+        for running in self._running.values():
+            move = running.move
+            if move is not None and move.reason is MoveReason.DRAIN and move.source == replica_id:
+                running.move = move if running.handing_off else None
 
     async def _move_quietly(self, request_id: str) -> None:
         try:
@@ -190,11 +195,19 @@ class PoolClient(EngineCoreClient):
     # ---- moves
 
     async def move(
-        self, request_id: str, *, reason: MoveReason, destination: ReplicaId | None = None, carry_kv: bool = True
+        self,
+        request_id: str,
+        *,
+        reason: MoveReason,
+        destination: ReplicaId | None = None,
+        carry_kv: bool = True,
+        precopy: bool = True,
     ) -> HandOff:
-        """Move a running context at its next token; without `carry_kv`, or where there is no KV, by replay at once.
+        """Move a running context: copy its full blocks ahead, then cut over at its next token. Without `precopy` the
+        cut-over carries all; without `carry_kv`, or where there is no KV, the token log is replayed at once.
 
-        Returns what became of the wish; `GONE` also for a context that is between two engines already.
+        Returns what became of the wish; `GONE` also for a context that is between two engines already, or whose move
+        was called off.
 
         Raises:
             EngineLost: when its engine does not answer. Its loss will move it.
@@ -203,29 +216,49 @@ class PoolClient(EngineCoreClient):
         source = self.engines.get(running.context.replica_id) if running is not None else None
         if running is None or source is None or running.move is not None:
             return HandOff.GONE
-        leg_id, carry_kv = running.context.leg_id, carry_kv and _may_hand_off(running)
-        running.move = Move(reason=reason, source=source.replica.replica_id, destination=destination)
+        leg_id = running.context.leg_id
+        move = running.move = self._directed(
+            Move(reason=reason, source=source.replica.replica_id, destination=destination), running
+        )
         try:
-            answer = HandOff((await source.link.call("hand_off", [leg_id]))[leg_id]) if carry_kv else HandOff.NO_KV
+            if carry_kv and running.may_hand_off:
+                answer = await self._mover.hand_off(running, move, source, precopy=precopy)
+            else:
+                answer = HandOff.NO_KV
         except (EngineLost, RuntimeError):
-            running.move = None
+            self._call_off(running, move)
             raise
-        on_leg = running.context.leg_id == leg_id and running.context.replica_id is not None
-        if answer is HandOff.NO_KV and on_leg:
-            await self._replay(running, source)
-        elif answer is not HandOff.AT_NEXT_TOKEN and on_leg:
-            running.move = None
+        if answer is HandOff.NO_KV and running.is_on(leg_id, move):
+            self._replay(running, source, reason)
+        elif answer is not HandOff.AT_NEXT_TOKEN:
+            self._call_off(running, move)
         return answer
 
-    async def _replay(self, running: _Running, source: Engine) -> None:
+    def _directed(self, move: Move, running: Running) -> Move:
+        """The move with a destination: where the context would go now, so that its blocks can be copied there ahead."""
+        route = choose_decode(running.context.num_tokens, _suiting(move, self.engines.candidates()))
+        aimless = route is None or route.replica_id == move.source
+        return replace(move, destination=move.destination if aimless or route is None else route.replica_id)
+
+    def _call_off(self, running: Running, move: Move) -> None:
+        if running.move is move:
+            running.move, running.handing_off = None, False
+
+    def _replay(self, running: Running, engine: Engine, reason: MoveReason) -> None:
         """Take the context off its engine and start it elsewhere from the token log."""
         leg_id = running.context.leg_id
-        self._leave(running, mode="replay", reason=running.move.reason if running.move else MoveReason.ENGINE_LOST)
-        source.end(leg_id)
+        self._leave(running, mode="replay", reason=reason)
+        engine.end(leg_id)
         self._place_soon(running.context.request_id, kv=None)
-        await source.link.abort([leg_id])
+        self._spawn(self._abort_leg(engine, leg_id))
 
-    def _leave(self, running: _Running, *, mode: str, reason: MoveReason) -> None:
+    async def _abort_leg(self, engine: Engine, leg_id: str) -> None:
+        try:
+            await engine.link.abort([leg_id])
+        except EngineLost as error:
+            logger.warning("aborting %s: %s; a lost engine's legs end with it", leg_id, error)
+
+    def _leave(self, running: Running, *, mode: str, reason: MoveReason) -> None:
         running.context.detach()
         running.moved = True
         self._metrics.moved(reason=reason, mode=mode)
@@ -254,6 +287,9 @@ class PoolClient(EngineCoreClient):
             engine = self.engines.get(route.replica_id)
             if engine is None:
                 continue
+            if kv is not None and not self._has_engine(kv["remote_engine_id"]):
+                self._metrics.recomputed_tokens.inc(running.context.num_tokens)
+                kv = None
             try:
                 await self._begin_leg(running, engine, route, kv)
                 return
@@ -262,7 +298,10 @@ class PoolClient(EngineCoreClient):
         if kv is not None:
             await self._release(kv)
 
-    async def _route(self, running: _Running) -> Route | None:
+    def _has_engine(self, kv_engine_id: str) -> bool:
+        return any(e.replica.info.kv.engine_id == kv_engine_id and not e.stalled for e in self.engines.all())
+
+    async def _route(self, running: Running) -> Route | None:
         context = running.context
         started = bool(context.output_token_ids)
         deadline_s = self._clock.now_s() + self._engine_wait_s
@@ -274,7 +313,7 @@ class PoolClient(EngineCoreClient):
                 else choose_first(
                     context.num_prompt_tokens,
                     candidates,
-                    disaggregate_from_tokens=self._disaggregate_from_tokens if _may_hand_off(running) else sys.maxsize,
+                    disaggregate_from_tokens=self._disaggregate_from_tokens if running.may_hand_off else sys.maxsize,
                 )
             )
             left_s = deadline_s - self._clock.now_s()
@@ -282,14 +321,17 @@ class PoolClient(EngineCoreClient):
                 return route
             await self.engines.changed(left_s)
 
-    async def _begin_leg(self, running: _Running, engine: Engine, route: Route, kv: Kv | None) -> None:
+    async def _begin_leg(self, running: Running, engine: Engine, route: Route, kv: Kv | None) -> None:
         context = running.context
-        running.move = None
+        running.move, running.handing_off = None, False
         hands_off = route.hands_off and context.max_tokens > FIRST_TOKEN
         leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=FIRST_TOKEN if hands_off else None)
         prefill_tokens = 0 if kv is not None else context.num_tokens
+        self._reach("after_epoch_bump")
         engine.begin(leg_id, prefill_tokens=prefill_tokens, num_tokens=context.num_tokens)
+        running.pulls_from = kv["remote_engine_id"] if kv is not None else None
         if kv is not None:
+            self._reach("before_pull")
             self._metrics.move_bytes.inc(bytes_carried(engine.replica.info, kv))
         request = leg_request(running.request, context, kv, max_model_len=engine.replica.info.max_model_len)
         try:
@@ -297,6 +339,8 @@ class PoolClient(EngineCoreClient):
         except EngineLost:
             engine.end(leg_id)
             raise
+        if kv is not None:
+            self._reach("during_pull")
 
     async def _release(self, kv: Kv) -> None:
         """Tell the engine that keeps these blocks that nobody will pull them."""
@@ -322,7 +366,11 @@ class PoolClient(EngineCoreClient):
         engine.unanswered.pop(leg_id, None)
         if ended:
             engine.end(leg_id)
+        if self._mover.is_copy(leg_id):
+            self._mover.copied(leg_id)
+            return False
         running = self._running.get(request_id_of(leg_id))
+        self._reach("before_token_log_append")
         verdict = (
             running.context.accept(leg_id, output.new_token_ids, ended=ended, kv_kept=kv is not None)
             if running is not None
@@ -333,6 +381,8 @@ class PoolClient(EngineCoreClient):
             if kv is not None:
                 self._spawn(self._release(kv))
             return False
+        self._reach("after_append_before_send")
+        running.pulls_from = None
         self._time_tokens(running, len(output.new_token_ids), now_s)
         output.request_id, output.kv_transfer_params = running.context.request_id, None
         if running.context.epoch > 1:
@@ -341,6 +391,7 @@ class PoolClient(EngineCoreClient):
         if verdict is Verdict.HANDS_OFF:
             output.finish_reason = None
             reason = running.move.reason if running.move is not None else MoveReason.PREFILL_DONE
+            self._reach("after_prefill_kv_ready")
             self._leave(running, mode="kv", reason=reason)
             self._place_soon(running.context.request_id, kv)
         elif verdict is Verdict.FINISHED:
@@ -350,12 +401,29 @@ class PoolClient(EngineCoreClient):
 
     def _on_lost(self, engine: Engine, reason: str) -> None:
         """An engine is gone: its contexts go on elsewhere from the token log."""
+        self._mover.lost(engine, reason)
         for running in list(self._running.values()):
             if running.context.replica_id == engine.replica.replica_id:
                 self._leave(running, mode="replay", reason=MoveReason.ENGINE_LOST)
                 self._place_soon(running.context.request_id, kv=None)
+        self._replay_pulls_from(engine)
 
-    def _time_tokens(self, running: _Running, count: int, now_s: float) -> None:
+    def _on_stalled(self, engine: Engine) -> None:
+        """An engine stands still: its contexts go on elsewhere. Should it move again, it finds them aborted."""
+        self._mover.lost(engine, "stands still")
+        for running in list(self._running.values()):
+            if running.context.replica_id == engine.replica.replica_id:
+                self._replay(running, engine, MoveReason.ENGINE_LOST)
+        self._replay_pulls_from(engine)
+
+    def _replay_pulls_from(self, source: Engine) -> None:
+        """Nobody will answer pulls from an engine that is gone; NIXL would find out much later, or never."""
+        for running in list(self._running.values()):
+            engine = self.engines.get(running.context.replica_id)
+            if running.pulls_from == source.replica.info.kv.engine_id and engine is not None:
+                self._replay(running, engine, MoveReason.ENGINE_LOST)
+
+    def _time_tokens(self, running: Running, count: int, now_s: float) -> None:
         if not count:
             return
         self._metrics.generation_tokens.inc(count)
@@ -368,7 +436,7 @@ class PoolClient(EngineCoreClient):
                 self._metrics.move_gap_s.observe(gap_s)
         running.last_token_s, running.moved = now_s, False
 
-    def _fail(self, running: _Running, reason: str) -> None:
+    def _fail(self, running: Running, reason: str) -> None:
         """End a context with an error output, which vLLM's front end turns into an error event and a proper end."""
         logger.error("request %s failed: %s", running.context.request_id, reason)
         output = EngineCoreOutput(
@@ -377,18 +445,12 @@ class PoolClient(EngineCoreClient):
         self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
         self._end(running, "error")
 
-    def _end(self, running: _Running, outcome: str) -> None:
+    def _end(self, running: Running, outcome: str) -> None:
         running.context.abandon()
         self._running.pop(running.context.request_id, None)
         self._metrics.in_flight.set(len(self._running))
         self._metrics.ended(outcome)
         self._metrics.e2e_s.observe(self._clock.now_s() - running.arrived_s)
-
-
-def _may_hand_off(running: _Running) -> bool:
-    """False for a prompt whose logprobs are wanted: vLLM recomputes it wherever it runs, so a move carries nothing."""
-    params = running.request.sampling_params
-    return params is not None and params.prompt_logprobs is None
 
 
 def _suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:

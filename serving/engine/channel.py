@@ -10,18 +10,20 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils.monitor import recv_monitor_message
 
 from serving.clock import Clock
 from serving.engine.messages import (
     Call,
     Frames,
+    Gone,
     Kind,
     MalformedMessage,
     Reply,
@@ -36,7 +38,19 @@ from serving.types import EngineInfo, Load
 logger = logging.getLogger(__name__)
 
 BEAT_INTERVAL_S = 0.5
+# Engines are judged quickly, because streams wait; gateways slowly, because their legs would be thrown away.
 PEER_TIMEOUT_S = 10.0
+ENGINE_SILENCE_S = 1.75
+LOOK_INTERVAL_S = 0.25
+
+
+async def beats(clock: Clock, interval_s: float) -> AsyncIterator[float]:
+    """Beat for ever. Yields by how many seconds the beat came late: whoever was held up itself, or on a machine that
+    stood still, has not read what others said meanwhile, and must not take them for silent."""
+    while True:
+        due_s = clock.now_s() + interval_s
+        await clock.sleep(interval_s)
+        yield max(0.0, clock.now_s() - due_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +96,7 @@ class EngineServer:
         self._welcome, self._clock, self._load = welcome, clock, load
         self._on_add, self._on_abort, self._on_call, self._on_peer_lost = on_add, on_abort, on_call, on_peer_lost
         self._last_heard_s: dict[bytes, float] = {}
+        self._gone: Gone | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._context = zmq.asyncio.Context()
         self._authenticator = AsyncioAuthenticator(self._context)
@@ -123,6 +138,8 @@ class EngineServer:
                 task = asyncio.create_task(self._answer(peer, header))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
+            case Kind.HELLO if self._gone is not None:
+                await self.send(peer, Kind.GONE, self._gone)
             case Kind.HELLO:
                 await self.send(peer, Kind.WELCOME, self._welcome)
                 await self.send(peer, Kind.LOAD, Step(self._load()))
@@ -150,13 +167,26 @@ class EngineServer:
         for peer in self.peers:
             await self.send(peer, kind, header)
 
+    async def leave(self, reason: str) -> None:
+        """Tell all peers, and whoever still comes, that nothing more will come from here."""
+        self._gone = Gone(reason)
+        await self.broadcast(Kind.GONE, self._gone)
+
     async def _beat(self) -> None:
-        while True:
-            await self._clock.sleep(BEAT_INTERVAL_S)
+        async for late_s in beats(self._clock, BEAT_INTERVAL_S):
+            self._last_heard_s = {peer: heard_s + late_s for peer, heard_s in self._last_heard_s.items()}
             oldest_s = self._clock.now_s() - PEER_TIMEOUT_S
             for peer in [p for p, heard_s in self._last_heard_s.items() if heard_s < oldest_s]:
                 await self._lose(peer)
-            await self.broadcast(Kind.LOAD, Step(self._load()))
+                # It may only have been held up. Then it must know that its legs are no more.
+                await self.send(
+                    peer, Kind.GONE, Gone(f"heard nothing for {PEER_TIMEOUT_S:.0f} s and dropped your legs")
+                )
+            if self._gone is None:
+                await self.broadcast_load()
+
+    async def broadcast_load(self) -> None:
+        await self.broadcast(Kind.LOAD, Step(self._load()))
 
     async def _lose(self, peer: bytes) -> None:
         if self._last_heard_s.pop(peer, None) is not None:
@@ -182,7 +212,7 @@ class EngineLink:
     """A gateway's end of the channel to one engine.
 
     `on_step(load, payload)` runs for each engine step and each load report; `on_gone(reason)` once, when the engine
-    says so or has been silent for `PEER_TIMEOUT_S`.
+    says so, its connection breaks, or it has been silent for `ENGINE_SILENCE_S`.
     """
 
     def __init__(
@@ -198,7 +228,8 @@ class EngineLink:
         self._clock, self._on_step, self._on_gone = clock, on_step, on_gone
         self.info: EngineInfo | None = None
         self.load = Load()
-        self._welcomed = asyncio.Event()
+        self._settled = asyncio.Event()
+        """Set once the engine has welcomed this end, or is lost."""
         self._lost: str | None = None
         self._call_ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[Any]] = {}
@@ -207,21 +238,23 @@ class EngineLink:
         self._socket.curve_serverkey = keys.server_public
         self._socket.curve_publickey, self._socket.curve_secretkey = keys.client_public, keys.client_secret
         self._socket.linger, self._socket.sndhwm, self._socket.rcvhwm = 0, 0, 0
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._beat())]
+        self._tasks = [asyncio.create_task(work) for work in (self._read(), self._beat(), self._watch_connection())]
 
     async def opened(self, timeout_s: float) -> EngineInfo:
         """Wait until the engine has said what it is.
 
         Raises:
-            EngineLost: when it does not answer in time.
+            EngineLost: when it does not answer in time, or is lost meanwhile.
         """
         await self._send(Kind.HELLO)
         try:
-            await asyncio.wait_for(self._welcomed.wait(), timeout_s)
+            await asyncio.wait_for(self._settled.wait(), timeout_s)
         except TimeoutError:
             raise EngineLost(f"no answer within {timeout_s:.0f} s") from None
-        assert self.info is not None
+        if self.info is None:
+            raise EngineLost(self._lost or "closed")
         return self.info
 
     async def add(self, header: Any, payload: Frames) -> None:
@@ -274,7 +307,7 @@ class EngineLink:
                     self._resolve(header)
                 case Kind.WELCOME:
                     self.info = header.info
-                    self._welcomed.set()
+                    self._settled.set()
                 case Kind.GONE:
                     self._lose(header.reason)
 
@@ -288,18 +321,26 @@ class EngineLink:
             future.set_exception(RuntimeError(reply.error))
 
     async def _beat(self) -> None:
-        while self._lost is None:
-            await self._clock.sleep(BEAT_INTERVAL_S)
+        async for late_s in beats(self._clock, LOOK_INTERVAL_S):
+            self._last_heard_s += late_s
             silent_s = self._clock.now_s() - self._last_heard_s
-            if silent_s > PEER_TIMEOUT_S:
-                self._lose(f"silent for {silent_s:.0f} s")
-            else:
-                await self._send_now(Kind.PING)
+            if self.info is not None and silent_s > ENGINE_SILENCE_S:
+                self._lose(f"silent for {silent_s:.1f} s")
+            if self._lost is not None:
+                return
+            await self._send_now(Kind.PING)
+
+    async def _watch_connection(self) -> None:
+        """A broken connection is a lost engine, dead or not: what was under way is gone. ZMQ would connect again, but
+        as a peer that owns no leg there."""
+        await recv_monitor_message(self._monitor)
+        self._lose("its connection broke")
 
     def _lose(self, reason: str) -> None:
         if self._lost is not None:
             return
         self._lost = reason
+        self._settled.set()
         self._fail_calls(reason)
         self._on_gone(reason)
 
@@ -309,11 +350,14 @@ class EngineLink:
                 future.set_exception(EngineLost(reason))
 
     async def close(self) -> None:
-        """Say goodbye, so that the engine frees what this peer holds, and close."""
-        if self._lost is None:
-            await self._send_now(Kind.BYE)
-            self._lost = "closed"
+        """Say goodbye, so that the engine frees what this peer holds, and close. Again does nothing."""
+        if self._socket.closed:
+            return
+        await self._send_now(Kind.BYE)
+        self._lost = self._lost or "closed"
         self._fail_calls(self._lost)
         for task in self._tasks:
             task.cancel()
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=200)

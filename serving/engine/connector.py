@@ -71,6 +71,14 @@ class ContextScheduler(NixlPullConnectorScheduler):
             params["remote_num_tokens"] = tokens_with_kv
         return delay_free, params
 
+    def lend(self, loan: Request, block_ids: list[int], num_tokens: int) -> dict[str, Any]:
+        """Offer the blocks of a loan (serving.engine.loan) for a pull, on the same lease as those of a handoff."""
+        self._reqs_in_batch.add(loan.request_id)
+        _, params = super().request_finished(loan, (block_ids,))
+        assert params is not None
+        params["remote_num_tokens"] = num_tokens
+        return params
+
     def _forget(self, request: Request) -> tuple[bool, None]:
         """Free the blocks at once: the context ended here, nobody will pull them."""
         params = request.kv_transfer_params

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, EngineCoreRequestType
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from serving.clock import Clock
-from serving.engine.channel import ChannelKeys, EngineServer
-from serving.engine.messages import Add, Frames, Gone, Kind, Step, Welcome
+from serving.engine.channel import ChannelKeys, EngineServer, beats
+from serving.engine.messages import Add, Frames, Kind, Step, Welcome
 from serving.engine.meter import EngineMeter
+from serving.engine.stall import StallWatch
 from serving.types import EngineInfo, Load
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ logger = logging.getLogger(__name__)
 DRAIN_POLL_S = 0.1
 # Aborts remembered for outputs that were already on their way; a step's worth is enough.
 ABORTED_KEPT = 1_024
+STALL_LOOK_S = 0.25
+STALL_LIMIT_S = 30.0
+"""A core that stands still for longer than this is given up."""
 
 
 class EngineHost:
@@ -52,10 +58,12 @@ class EngineHost:
         self._load = Load()
         self._decoder, self._encoder = MsgpackDecoder(EngineCoreRequest), MsgpackEncoder()
         self.dead: str | None = None
+        self._stall_watch = StallWatch()
         self._calls: dict[str, Callable[..., Awaitable[Any]]] = {
             "warm_peers": self._warm_peers,
             "metrics": self._metrics,
             "hand_off": self._hand_off,
+            "lend": self._lend,
             "reset_prefix_cache": core.reset_prefix_cache_async,
         }
         self._server = EngineServer(
@@ -69,7 +77,8 @@ class EngineHost:
             on_peer_lost=self._release_peer,
             load=lambda: self._load,
         )
-        self._tasks = [asyncio.create_task(self._server.serve()), asyncio.create_task(self._relay())]
+        work = (self._server.serve(), self._relay(), self._watch_for_stalls())
+        self._tasks = [asyncio.create_task(one) for one in work]
 
     @property
     def address(self) -> str:
@@ -79,7 +88,8 @@ class EngineHost:
         """Pass a request on to the core as it came: the host does not decode prompts."""
         if not header.releases:
             self._owner[header.leg_id] = peer
-            self._meter.add(header.leg_id, header.prompt_tokens)
+            if not header.copies:
+                self._meter.add(header.leg_id, header.prompt_tokens)
             self._load = _plus_one_waiting(self._load)
         message = (EngineCoreRequestType.ADD.value, *payload)
         await self._core._send_input_message(message, self._core.core_engine)
@@ -118,6 +128,12 @@ class EngineHost:
         answers: dict[str, str] = await self._core.call_utility_async("ferry_hand_off", leg_ids)
         return answers
 
+    async def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int) -> dict[str, Any] | None:
+        params: dict[str, Any] | None = await self._core.call_utility_async(
+            "ferry_lend", leg_id, loan_id, beyond_tokens
+        )
+        return params
+
     async def _metrics(self) -> str:
         return self._meter.exposition()
 
@@ -126,6 +142,7 @@ class EngineHost:
         try:
             while True:
                 outputs = await self._core.get_output_async()
+                self._stall_watch.spoke(self._clock.now_s())
                 self._observe(outputs.scheduler_stats)
                 self._meter.step(outputs)
                 await self._deliver(outputs)
@@ -133,9 +150,37 @@ class EngineHost:
             raise
         except Exception as error:  # the core is dead, whatever it died of: say so, and let Ray replace the replica
             logger.exception("engine core died")
-            self.dead = f"{type(error).__name__}: {error}"
-            self._owner.clear()
-            await self._server.broadcast(Kind.GONE, Gone(self.dead))
+            await self._die(f"{type(error).__name__}: {error}")
+
+    async def _die(self, reason: str) -> None:
+        self.dead = reason
+        self._owner.clear()
+        await self._server.leave(reason)
+
+    async def _watch_for_stalls(self) -> None:
+        """Tell the gateways when the core stands still while they wait for it, and when it answers again."""
+        processes = _local_processes(self._core)
+        async for late_s in beats(self._clock, STALL_LOOK_S):
+            now_s = self._clock.now_s()
+            if late_s > STALL_LOOK_S:
+                self._stall_watch.spoke(now_s)  # this process stood still itself, and judges nobody
+            has_work = bool(self._owner and processes)
+            cpu_s = sum(map(_cpu_s, processes)) if has_work else 0.0
+            if not self._stall_watch.stalls(now_s, has_work=has_work, cpu_s=cpu_s):
+                continue
+            logger.error("engine core stands still")
+            await self._set_stalled(True)
+            try:
+                # Any utility will do: the core answers it as soon as it moves again.
+                await asyncio.wait_for(self._core.call_utility_async("ferry_hand_off", []), STALL_LIMIT_S)
+            except TimeoutError:
+                return await self._die(f"the engine core stands still for {STALL_LIMIT_S:.0f} s")
+            self._stall_watch.spoke(self._clock.now_s())
+            await self._set_stalled(False)
+
+    async def _set_stalled(self, stalled: bool) -> None:
+        self._load = replace(self._load, stalled=stalled)
+        await self._server.broadcast_load()
 
     def _observe(self, stats: SchedulerStats | None) -> None:
         if stats is not None:
@@ -143,6 +188,7 @@ class EngineHost:
                 running=stats.num_running_reqs,
                 waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
                 kv_usage=stats.kv_cache_usage,
+                stalled=self._load.stalled,
             )
 
     async def _deliver(self, outputs: EngineCoreOutputs) -> None:
@@ -172,7 +218,7 @@ class EngineHost:
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Tell the gateways, then stop the core."""
-        await self._server.broadcast(Kind.GONE, Gone(self.dead or "stopping"))
+        await self._server.leave(self.dead or "stopping")
         for task in self._tasks:
             task.cancel()
         self._server.close()
@@ -181,4 +227,22 @@ class EngineHost:
 
 def _plus_one_waiting(load: Load) -> Load:
     """The load until the scheduler reports again: it has one more request than it knows."""
-    return Load(running=load.running, waiting=load.waiting + 1, kv_usage=load.kv_usage)
+    return replace(load, waiting=load.waiting + 1)
+
+
+def _local_processes(core: AsyncMPClient) -> list[psutil.Process]:
+    """The core's process and its workers'; none when workers run on other nodes, where nobody can see their CPU."""
+    manager = core.resources.engine_manager
+    if manager is None or core.vllm_config.parallel_config.distributed_executor_backend == "ray":
+        return []
+    cores = [psutil.Process(process.pid) for process in manager.processes]
+    return cores + [child for process in cores for child in process.children(recursive=True)]
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """CPU time so far; 0 for a process that is gone, which the core's end will tell."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)

@@ -69,6 +69,8 @@ class Add(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int
     releases: bool = False
     """True for a request that only frees blocks at its source: it has no outputs and no owner."""
+    copies: bool = False
+    """True for a request that only fills the prefix cache ahead of a move: nobody's metrics count it."""
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

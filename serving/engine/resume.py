@@ -24,6 +24,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
 
 from serving.engine.handoff import ferry_hand_off
+from serving.engine.loan import ferry_lend
 from serving.engine.messages import LEG_KEY, Leg
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def resume(request: Request, leg: Leg) -> None:
         request.max_tokens = min(request.max_tokens, leg.handoff_at_tokens)
 
 
-# A utility method of the core is found by its name; this adds one, and changes nothing that vLLM calls itself.
+# A utility method of the core is found by its name; this adds two, and changes nothing that vLLM calls itself.
 EngineCore.ferry_hand_off = ferry_hand_off
+EngineCore.ferry_lend = ferry_lend
 
 
 def resuming(base: type[Scheduler]) -> type[Scheduler]:

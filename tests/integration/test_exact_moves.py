@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from serving.contexts.pool_client import PoolClient
 from serving.engine import core
 from serving.gateway.llm import front_end
 from serving.metrics import GatewayMetrics
-from tests.integration.engines import SETTINGS, Hosts, hosts, model_files
+from tests.integration.engines import SETTINGS, Hosts, hosts, model_files, show
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600)]
 
@@ -78,7 +77,7 @@ class MovingClient(PoolClient):
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Hosts]:
-    with hosts(2) as running:
+    with hosts() as running:
         yield running
 
 
@@ -91,10 +90,7 @@ async def client(running: Hosts) -> AsyncIterator[MovingClient]:
         disaggregate_from_tokens=1,
         engine_wait_s=10,
     )
-    await client.follow(running.view())
-    for engine in client.engines.all():
-        peers = [asdict(e.replica.info.kv) for e in client.engines.all() if e is not engine]
-        await engine.link.call("warm_peers", peers)
+    await show(running, client)
     yield client
     await client.close()
 

@@ -11,7 +11,7 @@ import pytest
 import zmq.asyncio
 
 from serving.clock import Clock, SystemClock
-from serving.engine.channel import PEER_TIMEOUT_S, ChannelKeys, EngineLink
+from serving.engine.channel import ENGINE_SILENCE_S, PEER_TIMEOUT_S, ChannelKeys, EngineLink, beats
 from serving.engine.messages import Frames, Gone, Kind, Step, pack, unpack
 from serving.errors import EngineLost
 from serving.types import Load, PoolRole
@@ -214,10 +214,62 @@ async def test_a_silent_peer_is_lost(still: Ends) -> None:
 async def test_a_silent_engine_is_gone_once(still: Ends) -> None:
     await still.link().opened(5)
     still.engine.go_silent()
-    await advance(still, PEER_TIMEOUT_S)
+    await advance(still, ENGINE_SILENCE_S)
     assert still.gone == []
+    await advance(still, 0.25)
+    assert still.gone == ["silent for 2.0 s"]
     await advance(still, 2 * PEER_TIMEOUT_S)
-    assert len(still.gone) == 1 and still.gone[0].startswith("silent for")
+    assert len(still.gone) == 1
+
+
+async def test_a_broken_connection_is_a_lost_engine_at_once(still: Ends) -> None:
+    link = still.link()
+    await link.opened(5)
+    call = asyncio.create_task(link.call("never"))
+    await until(lambda: still.engine.calls)
+    still.engine.go_silent()
+    still.engine.server.close()
+    await until(lambda: still.gone)
+    assert still.gone == ["its connection broke"]
+    with pytest.raises(EngineLost, match="broke"):
+        await call
+
+
+async def test_a_peer_that_was_held_up_is_told_that_its_legs_are_gone(still: Ends) -> None:
+    socket = still.raw(still.keys)
+    await socket.send_multipart(pack(Kind.HELLO))
+    await receive(socket)
+    await advance(still, PEER_TIMEOUT_S + 1.0)
+    kinds = [await receive(socket)]
+    while kinds[-1][0] is not Kind.GONE:
+        kinds.append(await receive(socket))
+    assert "dropped your legs" in kinds[-1][1].reason
+
+
+async def test_who_comes_after_the_end_is_told(ends: Ends) -> None:
+    await ends.engine.server.leave("the core died")
+    with pytest.raises(EngineLost, match="the core died"):
+        await ends.link().opened(5)
+
+
+async def test_a_beat_knows_how_late_it_came() -> None:
+    class Late(FakeClock):
+        """Each sleep lasts two seconds longer than asked for: the machine stood still."""
+
+        async def sleep(self, duration_s: float) -> None:
+            self._now_s += duration_s + 2.0
+
+    beat = beats(Late(), 0.5)
+    assert [await anext(beat) for _ in range(2)] == [2.0, 2.0]
+
+
+async def test_who_was_held_up_itself_blames_nobody(still: Ends) -> None:
+    link = still.link()
+    await link.opened(5)
+    assert isinstance(still.clock, FakeClock)
+    still.clock.jump(5 * PEER_TIMEOUT_S)
+    await advance(still, 1.0)
+    assert (still.gone, still.engine.lost_peers) == ([], [])
 
 
 async def test_an_idle_link_keeps_both_ends_alive(still: Ends) -> None:

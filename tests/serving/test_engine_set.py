@@ -22,7 +22,14 @@ class World:
         self.keys = ChannelKeys.generate()
         self.steps: list[tuple[str, Frames]] = []
         self.lost: list[tuple[str, str]] = []
-        self.set = EngineSet(keys=self.keys, clock=SystemClock(), on_step=self._on_step, on_lost=self._on_lost)
+        self.stalled: list[Engine] = []
+        self.set = EngineSet(
+            keys=self.keys,
+            clock=SystemClock(),
+            on_step=self._on_step,
+            on_stalled=self.stalled.append,
+            on_lost=self._on_lost,
+        )
         self.engines: list[ScriptedEngine] = []
 
     def _on_step(self, engine: Engine, payload: Frames) -> None:
@@ -137,3 +144,25 @@ async def test_a_candidate_counts_what_was_sent_since_the_last_report(world: Wor
     engine.end("never began")
     (candidate,) = world.set.candidates()
     assert (candidate.outstanding_prefill_tokens, candidate.batch, candidate.free_kv_blocks) == (0, 2, 499)
+
+
+async def test_an_engine_that_stands_still_is_no_candidate_until_it_moves(world: World) -> None:
+    engine = world.engine("a")
+    await world.apply(engine.replica)
+    for stalled in (True, True, False):
+        engine.load = Load(running=1, stalled=stalled)
+        await engine.server.broadcast_load()
+        await until(lambda: bool(world.set.candidates()) is not engine.load.stalled)
+    assert [one.replica.replica_id for one in world.stalled] == ["a"]
+    assert world.lost == []
+
+
+async def test_an_engine_that_only_this_process_lost_is_linked_again(world: World) -> None:
+    engine = world.engine("a")
+    await world.apply(engine.replica)
+    before = world.set["a"]
+    before.link._lose("its connection broke")
+    assert world.lost == [("a", "its connection broke")] and world.set.candidates() == []
+    await until(lambda: world.set.candidates())
+    assert world.set["a"] is not before
+    await until(lambda: len(engine.lost_peers) == 1)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from vllm.v1.engine import EngineCoreOutput, FinishReason
 
+from serving.types import Load
 from tests.fakes import FakeClock, settle, token_stream, until
 from tests.serving.fleet import LONG, SHORT, Fleet
 
@@ -218,10 +219,44 @@ async def test_a_silent_engine_is_lost_and_its_contexts_move() -> None:
         await until(lambda: len(fleet.tokens["r"]) == 2)
         fleet[first].go_silent()
         fleet[second].allow(6)
-        for _ in range(12):
+        for _ in range(3):
             await clock.advance(1.0)
             await fleet.client.engines[second].link.call("reset_prefix_cache")  # it is heard in each second
-        assert fleet.client.engines.get(first) is None
+        assert [c.replica_id for c in fleet.client.engines.candidates()] == [second]
         await fleet.expect_exact("r", 6)
     finally:
         await fleet.close()
+
+
+async def test_contexts_leave_an_engine_that_stands_still(fleet: Fleet) -> None:
+    await fleet.start("d2")
+    for name in ("d1", "d2"):
+        fleet[name].pace()
+    await fleet.ask("r", prompt_tokens=SHORT)
+    await until(lambda: fleet["d1"].adds or fleet["d2"].adds)
+    first, second = ("d1", "d2") if fleet["d1"].adds else ("d2", "d1")
+    fleet[first].allow(2)
+    await until(lambda: len(fleet.tokens["r"]) == 2)
+    fleet[first].load = Load(running=1, stalled=True)
+    await fleet[first].server.broadcast_load()
+    await until(lambda: fleet[second].adds)
+    await until(lambda: fleet[first].aborts == ["r#1"])  # should it move again, it drops the leg
+    fleet[second].allow(6)
+    await fleet.expect_exact("r", 6)
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1
+
+
+async def test_a_pull_from_an_engine_that_dies_is_replayed(fleet: Fleet) -> None:
+    await fleet.start("d2")
+    for name in ("d1", "d2"):
+        fleet[name].pace()
+    await fleet.ask("r", prompt_tokens=LONG)
+    await until(lambda: fleet["d1"].adds or fleet["d2"].adds)
+    destination = "d1" if fleet["d1"].adds else "d2"
+    await fleet.kill("p1")  # the pull will never be answered
+    await until(lambda: fleet[destination].aborts == ["r#2"])
+    for name in ("d1", "d2"):
+        fleet[name].allow(8)
+    await fleet.expect_exact("r", 6)
+    replays = [a for name in ("d1", "d2") for a in fleet[name].adds if a.header.leg_id == "r#3"]
+    assert [a.kv for a in replays] == [None]

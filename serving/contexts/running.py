@@ -1,0 +1,39 @@
+"""A context while it runs: with the request that it came from, its move, and what its metrics need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm.v1.engine import EngineCoreRequest
+
+from serving.contexts.context import Context
+from serving.contexts.moves import Move
+
+
+@dataclass(slots=True)
+class Running:
+    """One entry of a gateway's books."""
+
+    context: Context
+    request: EngineCoreRequest
+    arrived_s: float
+    last_token_s: float = 0.0
+    move: Move | None = None
+    """From the wish to move until the next leg begins."""
+    handing_off: bool = False
+    """The source was asked to hand off: too late to call the move off."""
+    pulls_from: str | None = None
+    """Engine id (NIXL's) that the current leg pulls its KV from, until it answers."""
+    moved: bool = False
+    """True from a handoff or loss until the next token: the gap then is the move's."""
+
+    @property
+    def may_hand_off(self) -> bool:
+        """False for a prompt whose logprobs are wanted: vLLM recomputes it wherever it runs, so a move carries
+        nothing."""
+        params = self.request.sampling_params
+        return params is not None and params.prompt_logprobs is None
+
+    def is_on(self, leg_id: str, move: Move) -> bool:
+        """True while that leg runs and that move is still wanted."""
+        return self.context.leg_id == leg_id and self.context.replica_id is not None and self.move is move

@@ -1,0 +1,122 @@
+"""Hundreds of moves in a row on real engines: every stream as if nothing had moved, every block accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serving.clock import SystemClock
+from serving.contexts.pool_client import PoolClient
+from serving.engine import core
+from serving.engine.messages import HandOff
+from serving.gateway.llm import front_end
+from serving.metrics import GatewayMetrics
+from serving.types import MoveReason, PoolRole
+from tests.integration.engines import SETTINGS, Hosts, hosts, model_files, show
+
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600)]
+
+MOVES = 300
+STREAMS = 4
+TOKENS = 400
+# Small blocks: contexts of some hundred tokens have many full ones to copy ahead.
+SMALL_BLOCKS = SETTINGS.model_copy(update={"block_size": 32})
+LABELS = {"model_name": "m", "gateway": "g"}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Hosts]:
+    with hosts([PoolRole.MIXED, PoolRole.MIXED], SMALL_BLOCKS) as running:
+        yield running
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+async def client(running: Hosts, registry: CollectorRegistry) -> AsyncIterator[PoolClient]:
+    client = PoolClient(
+        keys=running.keys,
+        clock=SystemClock(),
+        metrics=GatewayMetrics(registry, model_name="m", gateway="g"),
+        disaggregate_from_tokens=1,
+        engine_wait_s=10,
+    )
+    await show(running, client)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def llm(client: PoolClient) -> AsyncIterator[AsyncLLM]:
+    llm = front_end(core.engine_config(core.engine_args(model_files(), SMALL_BLOCKS, on_cpu=True)), client)
+    yield llm
+    llm.shutdown()
+
+
+async def generate(llm: AsyncLLM, name: str, tokens: int = TOKENS) -> list[int]:
+    draw = random.Random(name.partition("-")[0])
+    prompt = {"prompt_token_ids": [draw.randrange(100, 40_000) for _ in range(draw.randrange(40, 400))]}
+    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY)
+    (final,) = [output async for output in llm.generate(prompt, params, name)]
+    return list(final.outputs[0].token_ids)
+
+
+async def held(client: PoolClient) -> dict[str, float]:
+    """What engines hold once their reports are younger than all that ran."""
+    await asyncio.sleep(1.0)
+    return {e.replica.replica_id: e.link.load.kv_usage for e in client.engines.all() if e.link.load.kv_usage}
+
+
+async def test_a_precopied_move_is_exact_and_its_cut_over_finds_the_blocks(
+    llm: AsyncLLM, client: PoolClient, registry: CollectorRegistry
+) -> None:
+    unmoved = await generate(llm, "a-unmoved", 120)
+    await client.reset_prefix_cache_async()
+    moved = asyncio.create_task(generate(llm, "a-moved", 120))
+    while not (shown := client.contexts()) or shown[0]["output_tokens"] < 20:
+        await asyncio.sleep(0.005)
+    destination = next(e for e in client.engines.all() if e.replica.replica_id != shown[0]["replica"])
+    assert await client.move(shown[0]["context"], reason=MoveReason.REBALANCE) is HandOff.AT_NEXT_TOKEN
+    assert await moved == unmoved
+    hits = [
+        line for line in (await destination.link.call("metrics")).splitlines() if "prefix_cache_hits_total{" in line
+    ]
+    local = sum(float(line.rsplit(" ", 1)[1]) for line in hits if "external" not in line)
+    full = (shown[0]["prompt_tokens"] + 20) // 32 * 32
+    assert local >= full, f"the cut-over found what had gone ahead: {hits}"
+    assert registry.get_sample_value("ferry:moves_total", LABELS | {"reason": "rebalance", "mode": "kv"}) == 1
+    assert await held(client) == {}
+
+
+async def test_300_random_moves_leave_nothing_behind(
+    llm: AsyncLLM, client: PoolClient, registry: CollectorRegistry
+) -> None:
+    names = [f"{n}" for n in range(STREAMS)]
+    unmoved = [await generate(llm, f"{name}-unmoved") for name in names]
+    draw, done, kinds = random.Random(5), 0, {True: 0, False: 0}
+    while done < MOVES:
+        streams = [asyncio.create_task(generate(llm, f"{name}-{done}")) for name in names]
+        while not all(stream.done() for stream in streams):
+            await asyncio.sleep(draw.uniform(0.0, 0.05))
+            contexts = client.contexts()
+            if not contexts:
+                continue
+            precopy = draw.random() < 0.5
+            answer = await client.move(draw.choice(contexts)["context"], reason=MoveReason.REBALANCE, precopy=precopy)
+            done += answer is HandOff.AT_NEXT_TOKEN
+            kinds[precopy] += answer is HandOff.AT_NEXT_TOKEN
+        assert [await stream for stream in streams] == unmoved
+    moves = registry.get_sample_value("ferry:moves_total", LABELS | {"reason": "rebalance", "mode": "kv"}) or 0
+    assert moves >= MOVES and min(kinds.values()) > MOVES // 4
+    assert await held(client) == {}, "no engine holds a block"
+    assert not any(e.legs or e.unanswered for e in client.engines.all())

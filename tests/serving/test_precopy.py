@@ -1,0 +1,180 @@
+"""Copies ahead of a move: what they carry, when they stop, and that nothing they meet harms the context."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.contexts.moves import MAX_STAGES, Stage, copies_on
+from serving.engine.messages import HandOff
+from serving.types import ClusterView, MoveReason, ReplicaState
+from tests.fakes import BLOCK_SIZE_TOKENS, KV_BLOCK_BYTES, until
+from tests.serving.fleet import SHORT, Fleet
+
+TOKENS = 200
+FULL = SHORT // BLOCK_SIZE_TOKENS * BLOCK_SIZE_TOKENS
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    fleet = Fleet()
+    yield fleet
+    await fleet.close()
+
+
+async def started(fleet: Fleet, *names: str, before: int = 4) -> tuple[str, str]:
+    """A context with some tokens on one of these engines; returns where it is and one where it is not."""
+    await fleet.start(*names)
+    for name in names:
+        fleet[name].pace()
+    await fleet.ask("r", prompt_tokens=SHORT, max_tokens=TOKENS)
+    await until(lambda: any(fleet[name].adds for name in names))
+    here = next(name for name in names if fleet[name].adds)
+    fleet[here].allow(before)
+    await until(lambda: len(fleet.tokens["r"]) == before)
+    return here, next(name for name in names if name != here)
+
+
+def finish(fleet: Fleet) -> None:
+    for engine in fleet.engines.values():
+        engine.copying.set()
+        engine.allow(2 * TOKENS)
+
+
+async def move(fleet: Fleet, destination: str) -> HandOff:
+    return await fleet.client.move("r", reason=MoveReason.DRAIN, destination=destination)
+
+
+async def test_full_blocks_go_ahead_and_the_leg_follows(fleet: Fleet) -> None:
+    _, there = await started(fleet, "d1", "d2")
+    assert await move(fleet, there) is HandOff.AT_NEXT_TOKEN
+    (copied,) = fleet[there].copies
+    assert copied.kv is not None and copied.kv["remote_num_tokens"] == FULL + BLOCK_SIZE_TOKENS
+    assert len(copied.request.prompt_token_ids or ()) == FULL + BLOCK_SIZE_TOKENS + 1
+    assert fleet.metric("move_bytes_total") == 4 * KV_BLOCK_BYTES
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert not fleet.held and fleet.metric("moves_total", reason="drain", mode="kv") == 1
+
+
+async def test_blocks_that_fill_up_meanwhile_go_in_the_next_stage(fleet: Fleet) -> None:
+    here, there = await started(fleet, "d1", "d2")
+    fleet[there].copying.clear()
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    fleet[here].allow(2 * BLOCK_SIZE_TOKENS)
+    await until(lambda: len(fleet.tokens["r"]) == 4 + 2 * BLOCK_SIZE_TOKENS)
+    fleet[there].copying.set()
+    assert await moving is HandOff.AT_NEXT_TOKEN
+    tokens = [copy.kv["remote_num_tokens"] for copy in fleet[there].copies if copy.kv]
+    assert tokens == [64, 96], "the second stage has what filled up during the first"
+    assert fleet.metric("move_bytes_total") == 6 * KV_BLOCK_BYTES
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert not fleet.held
+
+
+async def test_without_precopy_the_cut_over_carries_all(fleet: Fleet) -> None:
+    _, there = await started(fleet, "d1", "d2")
+    await fleet.client.move("r", reason=MoveReason.DRAIN, destination=there, precopy=False)
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet[there].copies == []
+
+
+async def test_the_destination_dies_during_a_copy(fleet: Fleet) -> None:
+    _, there = await started(fleet, "d1", "d2", "d3")
+    fleet[there].copying.clear()
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    await fleet.kill(there)
+    assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN, "it goes elsewhere, all at the cut-over"
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    await until(lambda: not fleet.held)
+    assert fleet.metric("moves_total", reason="drain", mode="kv") == 1
+
+
+async def test_the_source_dies_during_a_copy(fleet: Fleet) -> None:
+    here, there = await started(fleet, "d1", "d2")
+    fleet[there].copying.clear()
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    await fleet.kill(here)
+    finish(fleet)
+    assert await asyncio.wait_for(moving, 5) is HandOff.GONE
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1
+
+
+async def test_a_drain_that_is_called_off_leaves_the_context_where_it_is(fleet: Fleet) -> None:
+    here, there = await started(fleet, "d1", "d2")
+    fleet[there].copying.clear()
+
+    def view(state: ReplicaState) -> ClusterView:
+        replicas = (
+            replace(e.replica, state=state if e.name == here else e.replica.state) for e in fleet.engines.values()
+        )
+        return ClusterView(version=99, replicas=tuple(replicas))
+
+    await fleet.client.follow(view(ReplicaState.DRAINING))
+    await until(lambda: fleet[there].copies)
+    await fleet.client.follow(view(ReplicaState.READY))
+    fleet[there].copying.set()
+    await until(lambda: not fleet.client.engines[there].legs)
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert [method for method, _ in fleet[here].calls].count("hand_off") == 0
+    assert fleet[there].adds == []
+
+
+async def test_a_client_that_leaves_during_a_copy(fleet: Fleet) -> None:
+    _, there = await started(fleet, "d1", "d2")
+    fleet[there].copying.clear()
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    await fleet.client.abort_requests_async(["r"])
+    fleet[there].copying.set()
+    assert await asyncio.wait_for(moving, 5) is HandOff.GONE
+    await until(lambda: not fleet.held and not fleet.client.engines[there].legs)
+
+
+async def test_only_so_many_moves_at_once(fleet: Fleet) -> None:
+    await fleet.start("d1", "d2")
+    for name in ("d1", "d2"):
+        fleet[name].pace()
+    for n in range(6):
+        await fleet.ask(f"r{n}", prompt_tokens=SHORT, max_tokens=20, first_token=n + 1)
+    await until(lambda: sum(len(fleet[name].adds) for name in ("d1", "d2")) == 6)
+    for engine in fleet.engines.values():
+        engine.copying.clear()
+    moving = [asyncio.create_task(fleet.client.move(f"r{n}", reason=MoveReason.REBALANCE)) for n in range(6)]
+    await until(lambda: sum(len(e.copies) for e in fleet.engines.values()) == 2)
+    await asyncio.sleep(0.05)
+    assert sum(len(e.copies) for e in fleet.engines.values()) == 2
+    finish(fleet)
+    await asyncio.wait_for(asyncio.gather(*moving), 5)
+    for n in range(6):
+        await fleet.expect_exact(f"r{n}", 20, first_token=n + 1)
+    await until(lambda: not fleet.held)
+
+
+@given(
+    num_tokens=st.integers(1, 5000),
+    copied=st.lists(st.tuples(st.integers(0, 5000), st.floats(0.001, 10)), max_size=6),
+    block=st.sampled_from([16, 128]),
+)
+def test_copies_end(num_tokens: int, copied: list[tuple[int, float]], block: int) -> None:
+    stages = [Stage(tokens=tokens // block * block, took_s=took_s) for tokens, took_s in copied]
+    if copies_on(num_tokens, stages, block_size_tokens=block):
+        assert len(stages) < MAX_STAGES
+        assert num_tokens > block, "there is a full block, and the last token has no KV yet"
+        assert not stages or num_tokens - 1 - stages[-1].tokens >= block, "and one that was not copied"
+        assert len(stages) < 2 or stages[-1].took_s < stages[-2].took_s
+    elif not stages:
+        assert num_tokens <= block
