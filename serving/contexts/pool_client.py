@@ -23,6 +23,7 @@ from serving.clock import Clock
 from serving.contexts.context import Context, Verdict, request_id_of
 from serving.contexts.engine_set import Engine, EngineSet
 from serving.contexts.legs import Kv, bytes_carried, leg_request, release_request
+from serving.contexts.move_log import MoveLog, wanted_log
 from serving.engine.channel import ChannelKeys
 from serving.engine.messages import Add, Frames, HandOff
 from serving.errors import EngineLost
@@ -55,6 +56,8 @@ class _Running:
     move: Move | None = None
     moved: bool = False
     """True from a handoff or loss until the next token: the gap then is the move's."""
+    log: MoveLog | None = None
+    """For a client that wants to hear of moves."""
 
 
 class PoolClient(EngineCoreClient):
@@ -94,7 +97,7 @@ class PoolClient(EngineCoreClient):
             num_prompt_tokens=len(request.prompt_token_ids),
             max_tokens=params.max_tokens or 0,
         )
-        self._running[context.request_id] = _Running(context, request, self._clock.now_s())
+        self._running[context.request_id] = _Running(context, request, self._clock.now_s(), log=wanted_log.get())
         self._metrics.in_flight.set(len(self._running))
         self._metrics.prompt_tokens.inc(context.num_prompt_tokens)
         self._place_soon(context.request_id, kv=None)
@@ -231,6 +234,8 @@ class PoolClient(EngineCoreClient):
         self._metrics.moved(reason=reason, mode=mode)
         if mode == "replay":
             self._metrics.recomputed_tokens.inc(running.context.num_tokens)
+        if running.log is not None:
+            running.log.left(running.context, reason=reason, mode=mode)
 
     # ---- legs
 
@@ -366,6 +371,8 @@ class PoolClient(EngineCoreClient):
             self._metrics.itl_s.observe(gap_s)
             if running.moved:
                 self._metrics.move_gap_s.observe(gap_s)
+        if running.moved and running.log is not None:
+            running.log.arrived(running.context, gap_s=now_s - (running.last_token_s or running.arrived_s))
         running.last_token_s, running.moved = now_s, False
 
     def _fail(self, running: _Running, reason: str) -> None:
