@@ -72,12 +72,29 @@ class Replica:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MoveWish:
+    """Somebody wants a context to move; whichever gateway owns it does so, once per `wish_id`.
+
+    Without a destination the router chooses one; without `carry_kv` the token log is replayed there.
+    """
+
+    wish_id: str
+    request_id: str
+    destination: ReplicaId | None = None
+    carry_kv: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterView:
-    """A snapshot of the membership. `version` rises with every change; `accepting` ends before a shutdown."""
+    """A snapshot of the membership. `version` rises with every change; `accepting` ends before a shutdown.
+
+    `wishes` are the latest, oldest first. They stay for a while, so that each gateway sees every one.
+    """
 
     version: int = 0
     replicas: tuple[Replica, ...] = field(default=())
     accepting: bool = True
+    wishes: tuple[MoveWish, ...] = field(default=())
 
     def ready(self) -> tuple[Replica, ...]:
         """Replicas that may get new legs."""

@@ -23,6 +23,7 @@ from serving.clock import Clock
 from serving.contexts.context import Context, Verdict, request_id_of
 from serving.contexts.engine_set import Engine, EngineSet
 from serving.contexts.legs import Kv, bytes_carried, leg_request, release_request
+from serving.contexts.move_log import wanted_log
 from serving.contexts.mover import Failpoint, Mover, no_failpoint
 from serving.contexts.moves import Move
 from serving.contexts.running import Running
@@ -90,7 +91,7 @@ class PoolClient(EngineCoreClient):
             num_prompt_tokens=len(request.prompt_token_ids),
             max_tokens=params.max_tokens or 0,
         )
-        self._running[context.request_id] = Running(context, request, self._clock.now_s())
+        self._running[context.request_id] = Running(context, request, self._clock.now_s(), log=wanted_log.get())
         self._metrics.in_flight.set(len(self._running))
         self._metrics.prompt_tokens.inc(context.num_prompt_tokens)
         self._place_soon(context.request_id, kv=None)
@@ -264,6 +265,8 @@ class PoolClient(EngineCoreClient):
         self._metrics.moved(reason=reason, mode=mode)
         if mode == "replay":
             self._metrics.recomputed_tokens.inc(running.context.num_tokens)
+        if running.log is not None:
+            running.log.left(running.context, reason=reason, mode=mode)
 
     # ---- legs
 
@@ -434,6 +437,8 @@ class PoolClient(EngineCoreClient):
             self._metrics.itl_s.observe(gap_s)
             if running.moved:
                 self._metrics.move_gap_s.observe(gap_s)
+        if running.moved and running.log is not None:
+            running.log.arrived(running.context, gap_s=now_s - (running.last_token_s or running.arrived_s))
         running.last_token_s, running.moved = now_s, False
 
     def _fail(self, running: Running, reason: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vllm.v1.engine import EngineCoreRequest
 
 from serving.contexts.context import Context
+from serving.contexts.move_log import MoveLog
 from serving.contexts.moves import Move
 
 
@@ -26,6 +27,8 @@ class Running:
     """Engine id (NIXL's) that the current leg pulls its KV from, until it answers."""
     moved: bool = False
     """True from a handoff or loss until the next token: the gap then is the move's."""
+    log: MoveLog | None = None
+    """For a client that wants to hear of moves."""
 
     @property
     def may_hand_off(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import uuid
 from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Header, HTTPException
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from serving.contexts.pool_client import PoolClient
 from serving.engine.messages import HandOff
 from serving.errors import EngineLost
-from serving.types import MoveReason
+from serving.types import MoveReason, MoveWish
 
 
 class AdminController(Protocol):
@@ -23,8 +24,12 @@ class AdminController(Protocol):
 
     async def undrain(self, replica_id: str) -> bool: ...
 
+    async def contexts(self) -> list[dict[str, Any]]: ...
 
-class MoveWish(BaseModel):
+    async def pass_on(self, wish: MoveWish, asked_by: str) -> bool: ...
+
+
+class MoveBody(BaseModel):
     """Body of a move."""
 
     model_config = ConfigDict(extra="forbid")
@@ -33,8 +38,12 @@ class MoveWish(BaseModel):
     mode: Literal["kv", "replay"] = "kv"
 
 
-def admin_router(token: str, controller: AdminController, pool: PoolClient) -> APIRouter:
-    """Routes under /admin/v1. Contexts are those of the gateway that answers; each gateway owns its own."""
+def admin_router(token: str, controller: AdminController, pool: PoolClient, *, gateway_id: str) -> APIRouter:
+    """Routes under /admin/v1 of the gateway `gateway_id`.
+
+    Its own contexts are fresh and move at once. Those of other gateways are as these reported them, within a second
+    or two, and the controller passes the wish to move one on.
+    """
 
     def check(authorization: str = Header(default="")) -> None:
         given = authorization.removeprefix("Bearer ")
@@ -54,7 +63,8 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient) -> A
 
     @router.get("/contexts")
     async def contexts() -> list[dict[str, Any]]:
-        return pool.contexts()
+        own = [{"gateway": gateway_id, **context} for context in pool.contexts()]
+        return own + [found for found in await controller.contexts() if found["gateway"] != gateway_id]
 
     @router.post("/replicas/{replica_id}/drain", status_code=202)
     async def drain(replica_id: str) -> dict[str, str]:
@@ -65,21 +75,30 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient) -> A
         return _known(replica_id, await controller.undrain(replica_id), "ready")
 
     @router.post("/contexts/{request_id}/move", status_code=202)
-    async def move(request_id: str, wish: MoveWish) -> dict[str, str]:
-        try:
-            answer = await pool.move(
-                request_id,
-                reason=MoveReason.REBALANCE,
-                destination=wish.destination,
-                carry_kv=wish.mode == "kv",
-            )
-        except EngineLost as error:
-            raise HTTPException(503, str(error)) from error
-        if answer is HandOff.GONE:
-            raise HTTPException(404, f"no context {request_id} runs on an engine of this gateway")
-        return {"context": request_id, "move": answer.value}
+    async def move(request_id: str, body: MoveBody) -> dict[str, str]:
+        wish = MoveWish(
+            wish_id=uuid.uuid4().hex,
+            request_id=request_id,
+            destination=body.destination,
+            carry_kv=body.mode == "kv",
+        )
+        answer = await _moved_here(wish, pool)
+        if answer is not HandOff.GONE:
+            return {"context": request_id, "move": answer.value}
+        if not await controller.pass_on(wish, gateway_id):
+            raise HTTPException(404, f"no context {request_id} runs on an engine; GET /admin/v1/contexts lists them")
+        return {"context": request_id, "move": "passed_on"}
 
     return router
+
+
+async def _moved_here(wish: MoveWish, pool: PoolClient) -> HandOff:
+    try:
+        return await pool.move(
+            wish.request_id, reason=MoveReason.REBALANCE, destination=wish.destination, carry_kv=wish.carry_kv
+        )
+    except EngineLost as error:
+        raise HTTPException(503, str(error)) from error
 
 
 def _known(replica_id: str, known: bool, state: str) -> dict[str, str]:

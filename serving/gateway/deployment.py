@@ -11,7 +11,7 @@ from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.gateway.spec import GatewaySpec
 from serving.pools.controller import GatewayReport
-from serving.types import ClusterView
+from serving.types import ClusterView, MoveWish
 
 if TYPE_CHECKING:
     from serving.gateway.error_envelope import AsgiApp
@@ -59,6 +59,13 @@ class _RayController:
     async def gateway_expositions(self) -> list[str]:
         found: list[str] = await self._handle.gateway_expositions.remote()
         return found
+
+    async def contexts(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._handle.contexts.remote()
+        return found
+
+    async def pass_on(self, wish: MoveWish, asked_by: str) -> bool:
+        return bool(await self._handle.pass_on.remote(wish, asked_by))
 
     async def drain(self, replica_id: str) -> bool:
         return bool(await self._handle.drain.remote(replica_id))

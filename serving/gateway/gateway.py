@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from vllm.utils.gc_utils import freeze_gc_heap
@@ -14,11 +14,12 @@ from serving.contexts.pool_client import PoolClient
 from serving.engine import core
 from serving.engine.channel import ChannelKeys
 from serving.errors import EngineLost
-from serving.gateway.admin import admin_router
+from serving.gateway.admin import AdminController, admin_router
 from serving.gateway.error_envelope import AsgiApp
 from serving.gateway.http import Doors, build, front_end_arguments
 from serving.gateway.llm import front_end
 from serving.gateway.spec import GatewaySpec
+from serving.gateway.wishes import Wishes
 from serving.metrics import GatewayMetrics, merge
 from serving.pools.controller import GatewayReport
 from serving.types import ClusterView, PoolRole
@@ -30,7 +31,7 @@ RETRY_S = 1.0
 REPORT_INTERVAL_S = 1.0
 
 
-class ControllerClient(Protocol):
+class ControllerClient(AdminController, Protocol):
     """The controller, as gateways use it."""
 
     async def watch(self, known_version: int, timeout_s: float) -> ClusterView: ...
@@ -38,12 +39,6 @@ class ControllerClient(Protocol):
     async def report(self, gateway_id: str, report: GatewayReport) -> None: ...
 
     async def gateway_expositions(self) -> list[str]: ...
-
-    async def status(self) -> dict[str, Any]: ...
-
-    async def drain(self, replica_id: str) -> bool: ...
-
-    async def undrain(self, replica_id: str) -> bool: ...
 
 
 class Gateway:
@@ -63,6 +58,7 @@ class Gateway:
             disaggregate_from_tokens=spec.settings.disaggregate_from_tokens,
             engine_wait_s=spec.settings.engine_wait_s,
         )
+        self._wishes = Wishes(self._pool)
         args = core.engine_args(spec.engine.model, spec.engine.settings, on_cpu=spec.engine.on_cpu)
         self._llm = front_end(core.engine_config(args), self._pool)
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,7 +77,7 @@ class Gateway:
             not_ready_because=self._not_ready_because,
             metrics=self._exposition,
             engine_wait_s=self._spec.settings.engine_wait_s,
-            admin=admin_router(self._spec.admin_token, self._controller, self._pool),
+            admin=admin_router(self._spec.admin_token, self._controller, self._pool, gateway_id=self._id),
         )
         arguments = front_end_arguments(self._spec.engine.model, self._spec.settings)
         return await build(self._llm, arguments, doors)
@@ -99,15 +95,20 @@ class Gateway:
             version = view.version
             # Also when nothing changed: it relinks an engine that this gateway alone had lost.
             await self._pool.follow(view)
+            self._wishes.follow(view)
 
     async def _report(self) -> None:
-        """Leave this gateway's metrics with the controller, where every gateway finds them."""
+        """Leave this gateway's metrics and contexts with the controller, where every gateway finds them."""
         while True:
-            report = GatewayReport(exposition=self._metrics.exposition(), in_flight=self._pool.in_flight)
+            report = GatewayReport(
+                exposition=self._metrics.exposition(),
+                in_flight=self._pool.in_flight,
+                contexts=tuple(self._pool.contexts()),
+            )
             try:
                 await self._controller.report(self._id, report)
             except Exception:  # the controller restarts; the next report finds the new one
-                logger.exception("reporting metrics failed; will repeat")
+                logger.exception("reporting failed; will repeat")
             await self._clock.sleep(REPORT_INTERVAL_S)
 
     def _not_ready_because(self) -> str | None:
@@ -138,5 +139,6 @@ class Gateway:
         """Stop following, say goodbye to the engines."""
         for task in self._tasks:
             task.cancel()
+        self._wishes.close()
         await self._pool.close()
         self._llm.shutdown()

@@ -17,6 +17,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from serving.engine.core import ModelFiles
 from serving.errors import ConfigError
 from serving.gateway.error_envelope import AsgiApp, ErrorEnvelope, Receive, Scope, Send, envelope
+from serving.gateway.move_report import MoveReport
 from serving.settings import GatewaySettings
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ async def build(llm: AsyncLLM, arguments: Namespace, doors: Doors) -> AsgiApp:
     app.middleware_stack = None  # vLLM has built one already; this makes the app build its own
     await init_app_state(llm, app.state, arguments, TASKS)
     _add_routes(app, doors)
-    return ErrorEnvelope(EngineGate(app, doors))
+    return ErrorEnvelope(EngineGate(MoveReport(app, routes=GENERATION_ROUTES), doors))
 
 
 def _add_routes(app: FastAPI, doors: Doors) -> None:

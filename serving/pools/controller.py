@@ -14,20 +14,23 @@ from serving.clock import Clock
 from serving.engine.channel import ChannelKeys, EngineLink
 from serving.errors import EngineLost
 from serving.pools.membership import Membership
-from serving.types import ClusterView, Replica, ReplicaId, ReplicaState
+from serving.types import ClusterView, MoveWish, Replica, ReplicaId, ReplicaState
 
 logger = logging.getLogger(__name__)
 
 LINK_TIMEOUT_S = 30.0
 WARM_TIMEOUT_S = 90.0
+# Gateways report each second. One that has not for this long has stopped.
+REPORT_LIFETIME_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayReport:
-    """What a gateway last said of itself."""
+    """What a gateway last said of itself. `contexts` as `PoolClient.contexts` shows them."""
 
     exposition: str
     in_flight: int
+    contexts: tuple[dict[str, Any], ...] = ()
 
 
 class Controller:
@@ -40,7 +43,7 @@ class Controller:
         self._zmq = zmq.asyncio.Context()
         self._membership = Membership()
         self._links: dict[ReplicaId, EngineLink] = {}
-        self._reports: dict[str, GatewayReport] = {}
+        self._reports: dict[str, tuple[float, GatewayReport]] = {}  # with the instant of their arrival
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,11 +82,37 @@ class Controller:
         return self._membership.view()
 
     async def report(self, gateway_id: str, report: GatewayReport) -> None:
-        self._reports[gateway_id] = report
+        self._reports[gateway_id] = (self._clock.now_s(), report)
 
     async def gateway_expositions(self) -> list[str]:
         """The last metrics of all gateways. One keeper, so that a counter never seems to go back."""
-        return [report.exposition for report in self._reports.values()]
+        return [report.exposition for report in self._gateways().values()]
+
+    async def contexts(self) -> list[dict[str, Any]]:
+        """The contexts of all gateways, as those last reported them; each names its `gateway`."""
+        return [
+            {"gateway": gateway_id, **context}
+            for gateway_id, report in self._gateways().items()
+            for context in report.contexts
+        ]
+
+    async def pass_on(self, wish: MoveWish, asked_by: str) -> bool:
+        """Tell all gateways of a wish; False when the last reports of those but `asked_by` do not have the context."""
+        owned = any(
+            context["context"] == wish.request_id
+            for gateway_id, report in self._gateways().items()
+            if gateway_id != asked_by
+            for context in report.contexts
+        )
+        if owned:
+            self._set(self._membership.wish(wish))
+        return owned
+
+    def _gateways(self) -> dict[str, GatewayReport]:
+        """The last reports of the gateways that live; forgets those of the others."""
+        oldest_s = self._clock.now_s() - REPORT_LIFETIME_S
+        self._reports = {name: (at_s, report) for name, (at_s, report) in self._reports.items() if at_s >= oldest_s}
+        return {name: report for name, (_, report) in self._reports.items()}
 
     async def stop_accepting(self) -> None:
         """The deployment is about to stop: gateways refuse new requests, running ones finish."""
@@ -91,11 +120,12 @@ class Controller:
 
     async def status(self) -> dict[str, Any]:
         """The cluster for people: one entry per replica."""
+        gateways = self._gateways()
         return {
             "version": self._membership.version,
             "replicas": [self._describe(replica) for replica in self._membership.replicas],
-            "gateways": sorted(self._reports),
-            "in_flight": sum(report.in_flight for report in self._reports.values()),
+            "gateways": sorted(gateways),
+            "in_flight": sum(report.in_flight for report in gateways.values()),
         }
 
     def _describe(self, replica: Replica) -> dict[str, Any]:

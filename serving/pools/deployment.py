@@ -7,7 +7,7 @@ from typing import Any
 from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.pools.controller import Controller, GatewayReport
-from serving.types import ClusterView, Replica, ReplicaId
+from serving.types import ClusterView, MoveWish, Replica, ReplicaId
 
 # Twice the interval of announcements: after a restart, wait until all replicas have spoken.
 SETTLE_S = 4.0
@@ -42,6 +42,12 @@ class ControllerReplica:
 
     async def gateway_expositions(self) -> list[str]:
         return await self._controller.gateway_expositions()
+
+    async def contexts(self) -> list[dict[str, Any]]:
+        return await self._controller.contexts()
+
+    async def pass_on(self, wish: MoveWish, asked_by: str) -> bool:
+        return await self._controller.pass_on(wish, asked_by)
 
     async def status(self) -> dict[str, Any]:
         return await self._controller.status()

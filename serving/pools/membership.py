@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from serving.types import ClusterView, Replica, ReplicaId, ReplicaState
+from serving.types import ClusterView, MoveWish, Replica, ReplicaId, ReplicaState
+
+# A gateway that falls behind by more than this many wishes misses the oldest.
+MAX_WISHES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Membership:
-    """A version and the replicas by id. Every change makes a new value with a higher version."""
+    """A version, the replicas by id, and wishes for gateways. Every change makes a new value with a higher version."""
 
     version: int = 0
     replicas: tuple[Replica, ...] = ()
     accepting: bool = True
+    wishes: tuple[MoveWish, ...] = ()
 
     def get(self, replica_id: ReplicaId) -> Replica | None:
         return next((r for r in self.replicas if r.replica_id == replica_id), None)
@@ -43,8 +47,14 @@ class Membership:
         """Let no new request in; those that run go on."""
         return self if not self.accepting else replace(self, version=self.version + 1, accepting=False)
 
+    def wish(self, wish: MoveWish) -> Membership:
+        """Let all gateways know of a wish; it pushes out the oldest. One that is known already changes nothing."""
+        if any(known.wish_id == wish.wish_id for known in self.wishes):
+            return self
+        return replace(self, version=self.version + 1, wishes=(*self.wishes, wish)[-MAX_WISHES:])
+
     def view(self) -> ClusterView:
-        return ClusterView(version=self.version, replicas=self.replicas, accepting=self.accepting)
+        return ClusterView(version=self.version, replicas=self.replicas, accepting=self.accepting, wishes=self.wishes)
 
     def _next(self, replicas: tuple[Replica, ...]) -> Membership:
         ordered = tuple(sorted(replicas, key=lambda r: (r.pool, r.replica_id)))

@@ -12,7 +12,7 @@ from serving.clock import Clock, SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.pools import controller as controller_module
 from serving.pools.controller import Controller, GatewayReport
-from serving.types import ClusterView, PoolRole, Replica
+from serving.types import ClusterView, MoveWish, PoolRole, Replica
 from tests.fakes import FakeClock, ScriptedEngine, engine_info, replica, settle, until
 
 
@@ -226,3 +226,59 @@ async def test_before_a_shutdown_gateways_learn_to_refuse(cluster: Cluster) -> N
     assert before.accepting and not after.accepting and after.version > before.version
     await cluster.join("late")
     assert not (await cluster.view()).accepting, "a newcomer does not open the doors again"
+
+
+def report(*contexts: str, exposition: str = "") -> GatewayReport:
+    shown = tuple({"context": name, "replica": "a"} for name in contexts)
+    return GatewayReport(exposition=exposition, in_flight=len(contexts), contexts=shown)
+
+
+async def test_contexts_are_those_of_the_last_reports(cluster: Cluster) -> None:
+    await cluster.controller.report("g1", report("old"))
+    await cluster.controller.report("g1", report("r", "s"))
+    await cluster.controller.report("g2", report("t"))
+    assert await cluster.controller.contexts() == [
+        {"gateway": "g1", "context": "r", "replica": "a"},
+        {"gateway": "g1", "context": "s", "replica": "a"},
+        {"gateway": "g2", "context": "t", "replica": "a"},
+    ]
+
+
+async def test_what_a_stopped_gateway_said_is_forgotten() -> None:
+    clock = FakeClock()
+    cluster = Cluster(clock)
+    try:
+        await cluster.controller.report("stopped", report("r", exposition="one"))
+        await clock.advance(6.0)
+        await cluster.controller.report("alive", report("s", exposition="two"))
+        assert [c["context"] for c in await cluster.controller.contexts()] == ["r", "s"]
+        await clock.advance(6.0)
+        assert [c["context"] for c in await cluster.controller.contexts()] == ["s"]
+        assert await cluster.controller.gateway_expositions() == ["two"]
+        status = await cluster.controller.status()
+        assert status["gateways"] == ["alive"] and status["in_flight"] == 1
+        assert not await cluster.controller.pass_on(MoveWish(wish_id="1", request_id="r"), "alive")
+    finally:
+        await cluster.close()
+
+
+async def test_a_wish_reaches_who_watches_at_once_and_once(cluster: Cluster) -> None:
+    await cluster.join("a")
+    await cluster.controller.report("g1", report("r"))
+    before = await cluster.view()
+    watching = asyncio.create_task(cluster.controller.watch(before.version, 60.0))
+    await settle(2)
+    wish = MoveWish(wish_id="1", request_id="r", destination="b", carry_kv=False)
+    assert await cluster.controller.pass_on(wish, "g2")
+    view = await asyncio.wait_for(watching, 1.0)
+    assert view == replace(before, version=before.version + 1, wishes=(wish,))
+    assert await cluster.controller.pass_on(wish, "g2"), "said twice, wished once"
+    assert await cluster.controller.watch(view.version, 0.05) == view
+
+
+async def test_a_wish_that_nobody_can_grant_is_refused_and_changes_nothing(cluster: Cluster) -> None:
+    await cluster.controller.report("g1", report("r"))
+    before = await cluster.view()
+    assert not await cluster.controller.pass_on(MoveWish(wish_id="1", request_id="nobody"), "g2")
+    assert not await cluster.controller.pass_on(MoveWish(wish_id="2", request_id="r"), "g1"), "its owner has refused it"
+    assert await cluster.view() == before

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.pools.membership import Membership
-from serving.types import PoolRole, ReplicaState
+from serving.pools.membership import MAX_WISHES, Membership
+from serving.types import MoveWish, PoolRole, ReplicaState
 from tests.fakes import replica
 
 A, B = replica("a"), replica("b", PoolRole.PREFILL)
@@ -53,6 +53,29 @@ def test_replicas_are_shown_by_pool_and_id() -> None:
     for name, role in (("z", PoolRole.DECODE), ("c", PoolRole.PREFILL), ("a", PoolRole.DECODE)):
         membership = membership.join(replica(name, role))
     assert [r.replica_id for r in membership.view().replicas] == ["a", "z", "c"]
+
+
+def wish(name: str) -> MoveWish:
+    return MoveWish(wish_id=name, request_id="r")
+
+
+def test_a_wish_is_a_change_and_stays_while_others_happen() -> None:
+    membership = Membership().join(A)
+    wished = membership.wish(wish("1"))
+    assert wished.version == membership.version + 1 and wished.view().wishes == (wish("1"),)
+    assert wished.wish(wish("1")) is wished, "one that is known changes nothing"
+    later = wished.join(B).move_to("a", ReplicaState.READY).leave("b").stop_accepting().wish(wish("2"))
+    assert later.view().wishes == (wish("1"), wish("2"))
+    assert later.view().version == later.version == wished.version + 5
+    assert [r.replica_id for r in later.replicas] == ["a"] and not later.accepting
+
+
+def test_the_oldest_wishes_make_room() -> None:
+    membership = Membership()
+    for number in range(MAX_WISHES + 3):
+        membership = membership.wish(wish(str(number)))
+    assert [w.wish_id for w in membership.wishes] == [str(number) for number in range(3, MAX_WISHES + 3)]
+    assert membership.version == MAX_WISHES + 3
 
 
 NAMES = st.sampled_from("abc")
