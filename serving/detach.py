@@ -32,12 +32,13 @@ def start(arguments: Sequence[str], folder: Path, *, timeout_s: float, say: Say)
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s, tail = time.monotonic() + timeout_s, ""
     with log_path.open() as log:
         while time.monotonic() < deadline_s:
             code, state = child.poll(), run_state.read(folder)
-            for line in log:
-                say(line.rstrip("\n"))
+            *lines, tail = (tail + log.read()).split("\n")  # an answer arrives in pieces of a line
+            for line in lines:
+                say(line)
             if code is not None:
                 raise SystemExit(code or 1)
             if state is not None and state.answers and state.pid == child.pid:

@@ -50,6 +50,7 @@ def ask(deployment: Deployment, client: httpx.Client) -> str:
         "model": deployment.model,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "temperature": 0,
+        "max_tokens": 32,
     }
     answer = client.post(f"{deployment.base_url}/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
