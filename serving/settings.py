@@ -51,6 +51,8 @@ class GatewaySettings(Part):
     """Path of a Jinja template that replaces the model's own."""
     engine_wait_s: Annotated[float, Field(gt=0)] = 10.0
     """How long a request waits for an engine when none is ready, before it fails with 503."""
+    moves_at_once: Annotated[int, Field(ge=1)] = 2
+    """Moves that one gateway carries out side by side; the others wait while they decode on."""
     args: dict[str, Any] = {}
     """More arguments of vLLM's OpenAI front end, by their Python names; vLLM checks them."""
 

@@ -57,6 +57,7 @@ class Gateway:
             metrics=self._metrics,
             disaggregate_from_tokens=spec.settings.disaggregate_from_tokens,
             engine_wait_s=spec.settings.engine_wait_s,
+            moves_at_once=spec.settings.moves_at_once,
         )
         self._wishes = Wishes(self._pool)
         args = core.engine_args(spec.engine.model, spec.engine.settings, on_cpu=spec.engine.on_cpu)

@@ -57,6 +57,7 @@ class Host:
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_run_host, args=(name, keys, settings, theirs))
         self._process.start()
+        theirs.close()
         self._found: tuple[str, EngineInfo] | None = None
 
     def await_start(self) -> None:
@@ -103,6 +104,8 @@ class Host:
         for process in psutil.wait_procs(family, timeout=1)[1]:
             process.kill()
         self._process.join(STOP_TIMEOUT_S)
+        self._process.close()
+        self._pipe.close()
 
 
 class Hosts:
