@@ -165,8 +165,9 @@ class EngineHost:
             if late_s > STALL_LOOK_S:
                 self._stall_watch.spoke(now_s)  # this process stood still itself, and judges nobody
             has_work = bool(self._owner and processes)
-            cpu_s = sum(map(_cpu_s, processes)) if has_work else 0.0
-            if not self._stall_watch.stalls(now_s, has_work=has_work, cpu_s=cpu_s):
+            samples = [_sample(process) for process in processes] if has_work else []
+            cpu_s, runnable = sum(cpu_s for cpu_s, _ in samples), any(runnable for _, runnable in samples)
+            if not self._stall_watch.stalls(now_s, has_work=has_work, cpu_s=cpu_s, runnable=runnable):
                 continue
             logger.error("engine core stands still")
             await self._set_stalled(True)
@@ -239,10 +240,12 @@ def _local_processes(core: AsyncMPClient) -> list[psutil.Process]:
     return cores + [child for process in cores for child in process.children(recursive=True)]
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    """CPU time so far; 0 for a process that is gone, which the core's end will tell."""
+def _sample(process: psutil.Process) -> tuple[float, bool]:
+    """CPU seconds so far, and whether its main thread runs or waits for a core only. (0, False) for a process that is
+    gone, which the core's end will tell."""
     try:
-        times = process.cpu_times()
+        with process.oneshot():
+            times = process.cpu_times()
+            return float(times.user + times.system), process.status() == psutil.STATUS_RUNNING
     except psutil.NoSuchProcess:
-        return 0.0
-    return float(times.user + times.system)
+        return 0.0, False

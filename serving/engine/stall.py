@@ -1,8 +1,8 @@
 """Does an engine that has work still make progress? Pure: instants and CPU seconds come in.
 
-A step can be long, and a long step is no stall. But an engine that neither says anything nor burns any CPU, while
-requests wait for it, stands still: stopped, swapped out, or dead-locked. A device that hangs while the host spins on it
-looks busy here; vLLM's own VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS ends that.
+A step can be long, and a long step is no stall; nor is a step that waits for a crowded machine. But an engine that says
+nothing, burns no CPU and does not even ask for any, while requests wait for it, stands still: stopped, or dead-locked.
+A device that hangs while the host spins on it looks busy here; vLLM's own VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS ends that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class StallWatch:
     def __init__(self) -> None:
         self._intervals_s: deque[float] = deque(maxlen=INTERVALS_KEPT)
         self._quiet_since_s: float | None = None
+        self._idle_since_s = 0.0
         self._cpu_mark_s: float | None = None
         self._stalled = False
 
@@ -41,17 +42,18 @@ class StallWatch:
             self._quiet_since_s = now_s
         self._cpu_mark_s, self._stalled = None, False
 
-    def stalls(self, now_s: float, *, has_work: bool, cpu_s: float) -> bool:
-        """True when the engine has been silent for too long with too little CPU. `cpu_s`: CPU time that its processes
-        have taken so far."""
+    def stalls(self, now_s: float, *, has_work: bool, cpu_s: float, runnable: bool = False) -> bool:
+        """True when the engine has shown no sign of life for too long. `cpu_s`: CPU time that its processes have taken
+        so far; `runnable`: one of them runs now, or would if it were given a core."""
         if not has_work:
             self._quiet_since_s = self._cpu_mark_s = None
             self._stalled = False
             return False
         if self._quiet_since_s is None:
             self._quiet_since_s = now_s
-        if self._cpu_mark_s is None:
+        if self._cpu_mark_s is None or runnable:
             self._cpu_mark_s = cpu_s
-        silent_s = now_s - self._quiet_since_s
-        self._stalled = silent_s > self.limit_s and cpu_s - self._cpu_mark_s < IDLE_CPU_SHARE * silent_s
+            self._idle_since_s = now_s if runnable else self._quiet_since_s
+        idle_s = now_s - self._idle_since_s
+        self._stalled = idle_s > self.limit_s and cpu_s - self._cpu_mark_s < IDLE_CPU_SHARE * idle_s
         return self._stalled

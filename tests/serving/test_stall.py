@@ -26,6 +26,13 @@ def test_long_steps_and_idle_engines_are_none(cpu_share: float, has_work: bool) 
     assert first_stall_s(StallWatch(), cpu_share=cpu_share, has_work=has_work) is None
 
 
+def test_waiting_for_a_crowded_machine_is_none() -> None:
+    watch = StallWatch()
+    looks = [n * LOOK_S for n in range(100)]
+    assert not any(watch.stalls(s, has_work=True, cpu_s=0.01 * s, runnable=n % 5 == 0) for n, s in enumerate(looks))
+    assert watch.stalls(looks[-1] + 2.0, has_work=True, cpu_s=0.01 * looks[-1])
+
+
 def test_it_speaks_again() -> None:
     watch = StallWatch()
     assert first_stall_s(watch, cpu_share=0.0) is not None
