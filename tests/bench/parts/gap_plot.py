@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from parts.moves import MODES, Cell
 
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 360, 240, 2
-LEFT, TOP, RIGHT, BOTTOM = 56, 30, 14, 44
-LEGEND_HEIGHT, LEGEND_STEP = 40, 160
+LEFT, TOP, RIGHT, BOTTOM = 72, 30, 14, 44
+LEGEND_HEIGHT, LEGEND_STEP = 60, 150
 COLOURS = dict(zip((mode.name for mode in MODES), ("#0072b2", "#e69f00", "#cc3311"), strict=False))
 STEP_COLOUR, GRID_COLOUR, INK = "#666666", "#dddddd", "#222222"
 FONT = 'font-family="sans-serif" font-size="11"'
@@ -40,20 +40,17 @@ class Scale:
 
 
 def svg(cells: Sequence[Cell]) -> str:
-    """The whole picture. Cells without figures are left out."""
-    drawn = [cell for cell in cells if cell.figures is not None]
-    if not drawn:
-        raise ValueError("no cell has figures: there is nothing to draw")
-    panels = list(dict.fromkeys((cell.link, cell.streams) for cell in drawn))
+    """The whole picture of at least one cell."""
+    panels = list(dict.fromkeys((cell.link, cell.streams) for cell in cells))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width, height = columns * PANEL_WIDTH, LEGEND_HEIGHT + rows * PANEL_HEIGHT
-    parts = [f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *_legend(drawn)]
+    parts = [f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *_legend(cells)]
     for number, (link, streams) in enumerate(panels):
         x, y = number % columns * PANEL_WIDTH, LEGEND_HEIGHT + number // columns * PANEL_HEIGHT
-        own = [cell for cell in drawn if (cell.link, cell.streams) == (link, streams)]
+        own = [cell for cell in cells if (cell.link, cell.streams) == (link, streams)]
         title = f"{link}, {streams} at once" if streams > 1 else f"{link}, one at a time"
-        parts += [f'<g transform="translate({x},{y})">', *_panel(title, own, drawn), "</g>"]
+        parts += [f'<g transform="translate({x},{y})">', *_panel(title, own, cells), "</g>"]
     body = "\n".join(parts)
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {FONT} fill="{INK}">\n{body}\n</svg>\n'
@@ -66,11 +63,17 @@ def _legend(cells: Sequence[Cell]) -> Iterable[str]:
         colour = COLOURS.get(name, STEP_COLOUR)
         yield f'<line x1="{x}" y1="20" x2="{x + 24}" y2="20" stroke="{colour}" stroke-width="2"{dash}/>'
         yield _text(x + 30, 24, name, anchor="start")
+    yield _text(
+        LEFT,
+        44,
+        "line: p50 of the gap from the last token before a move to the first after it; whisker: p99",
+        anchor="start",
+    )
 
 
 def _panel(title: str, cells: Sequence[Cell], all_cells: Sequence[Cell]) -> Iterable[str]:
     contexts = sorted({cell.context_tokens for cell in all_cells})
-    values = [cell.figures[name] for cell in all_cells if cell.figures for name in ("gap_p99_ms", "step_p50_ms")]
+    values = [cell.figures[name] for cell in all_cells for name in ("gap_p99_ms", "step_p50_ms")]
     x = Scale(contexts[0] / 1.3, contexts[-1] * 1.3, LEFT, PANEL_WIDTH - RIGHT)
     low, high = 10.0 ** math.floor(math.log10(min(values))), 10.0 ** math.ceil(math.log10(max(values)))
     y = Scale(low, max(high, 10 * low), PANEL_HEIGHT - BOTTOM, TOP)
@@ -97,7 +100,6 @@ def _axes(x: Scale, y: Scale, contexts: Sequence[int]) -> Iterable[str]:
 def _mode(cells: Sequence[Cell], colour: str, x: Scale, y: Scale) -> Iterable[str]:
     medians = []
     for cell in cells:
-        assert cell.figures is not None
         at, p50, p99 = x.at(cell.context_tokens), y.at(cell.figures["gap_p50_ms"]), y.at(cell.figures["gap_p99_ms"])
         yield _line((at, p50), (at, p99), colour)
         yield _line((at - 4, p99), (at + 4, p99), colour)
@@ -110,7 +112,6 @@ def _mode(cells: Sequence[Cell], colour: str, x: Scale, y: Scale) -> Iterable[st
 def _steps(cells: Sequence[Cell], x: Scale, y: Scale) -> Iterable[str]:
     by_context: dict[int, list[float]] = {}
     for cell in cells:
-        assert cell.figures is not None
         by_context.setdefault(cell.context_tokens, []).append(cell.figures["step_p50_ms"])
     points = [(x.at(tokens), y.at(statistics.median(steps))) for tokens, steps in sorted(by_context.items())]
     yield _path(points, STEP_COLOUR, ' stroke-dasharray="5 4"')

@@ -8,14 +8,12 @@ destination's prefix cache is emptied: it may not know a context from its last s
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
-from typing import Any
 
 from parts.children import BenchFailed, answer_all
 from parts.moves import CellJob, Found, Mode
@@ -24,6 +22,7 @@ from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 
 from serving.clock import SystemClock
+from serving.contexts.move_log import MoveLog, MoveRecord, wanted_log
 from serving.contexts.pool_client import PoolClient
 from serving.engine.channel import ChannelKeys
 from serving.engine.messages import HandOff
@@ -33,17 +32,11 @@ from serving.types import ClusterView, MoveReason, Replica, ReplicaState
 WORDS = range(1_000, 40_000)  # token ids of ordinary text in every vocabulary that we know
 STREAM_TOKENS, LONGER = 128, 4
 STEPS_BETWEEN, SETTLE_STEPS, RESERVED_TOKENS = (6, 14), 2, 20
-PREFILL_TIMEOUT_S, STEP_TIMEOUT_S, MOVE_TIMEOUT_S, RELEASE_TIMEOUT_S = 300.0, 60.0, 300.0, 15.0
+PREFILL_TIMEOUT_S, STEP_TIMEOUT_S, MOVE_TIMEOUT_S, END_TIMEOUT_S, RELEASE_TIMEOUT_S = 300.0, 60.0, 300.0, 900.0, 15.0
+ROUND_MARGIN = 1.5
+"""A round starts when every stream has so many times the tokens left that the longest round before it took."""
 POLL_S = 0.02
 UNDER_WAY = (HandOff.AT_NEXT_TOKEN, HandOff.NO_KV)
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """A context left an engine after its `after_tokens`-th output token, in the way that Ferry calls `mode`."""
-
-    after_tokens: int
-    mode: str
 
 
 @dataclass(slots=True)
@@ -54,7 +47,8 @@ class Stream:
     prompt_tokens: int
     output_tokens: int
     stamps_s: list[float] = field(default_factory=list)
-    departures: list[Departure] = field(default_factory=list)
+    log: MoveLog = field(default_factory=MoveLog)
+    """What Ferry says of its moves: from outside, tokens of two legs look alike."""
     finish: FinishReason | None = None
 
     @property
@@ -65,25 +59,14 @@ class Stream:
         self.stamps_s += [now_s] * len(output.new_token_ids)
         self.finish = output.finish_reason
 
-    def gap_s(self, departure: Departure) -> float:
-        return self.stamps_s[departure.after_tokens] - self.stamps_s[departure.after_tokens - 1]
+    def moves_since(self, count: int) -> list[MoveRecord]:
+        """The moves after the first `count`, once their next token is here."""
+        return [move for move in self.log.completed[count:] if len(self.stamps_s) > move.at_token]
 
     def steps_s(self, since_s: float, until_s: float) -> list[float]:
         """Times between tokens that both came within that while."""
         inside = [stamp_s for stamp_s in self.stamps_s if since_s <= stamp_s <= until_s]
         return [after - before for before, after in itertools.pairwise(inside)]
-
-
-class WatchedClient(PoolClient):
-    """Says after which token a context leaves its engine: from outside, tokens of two legs look alike."""
-
-    def __init__(self, on_leave: Callable[[str, Departure], None], **rest: Any):
-        super().__init__(**rest)
-        self._on_leave = on_leave
-
-    def _leave(self, running: Any, *, mode: str, reason: MoveReason) -> None:
-        self._on_leave(running.context.request_id, Departure(len(running.context.output_token_ids), mode))
-        super()._leave(running, mode=mode, reason=reason)
 
 
 class Mover:
@@ -94,8 +77,7 @@ class Mover:
         self._replicas, self._versions = replicas, itertools.count(1)
         self._streams: dict[str, Stream] = {}
         self._changed = asyncio.Event()
-        self._client = WatchedClient(
-            self._note_departure,
+        self._client = PoolClient(
             keys=keys,
             clock=SystemClock(),
             metrics=GatewayMetrics(self._registry, model_name="m", gateway="bench"),
@@ -122,56 +104,58 @@ class Mover:
             self._reader.cancel()
         await self._client.close()
 
-    async def cell(self, job: CellJob) -> Found | None:
-        """All moves of one cell; None when Ferry has no such mode.
+    async def cell(self, job: CellJob) -> Found:
+        """All moves of one cell.
 
         Raises:
             BenchFailed: on a lost token, a lost engine, or a block that nobody freed.
         """
-        wish = spoken(job.mode)
-        if wish is None:
-            return None
         found, before, bytes_before = Found(), self._counted(job.mode), self._sample("ferry:move_bytes_total")
         rng, output_tokens = random.Random(job.seed), STREAM_TOKENS
         most = min(replica.info.max_model_len for replica in self._replicas) - job.context_tokens
         while len(found.gap_s) + found.fell_back < job.moves:
-            if not await self._batch(job, wish, found, rng, output_tokens):
+            if not await self._batch(job, found, rng, output_tokens):
                 if output_tokens == most:
                     raise BenchFailed(f"a stream of {output_tokens} tokens ended before its move did")
                 output_tokens = min(most, output_tokens * LONGER)
         await self._check_released()
+        if not found.gap_s:
+            raise BenchFailed(f"no move went as wished: {found.fell_back} fell back to another way")
         counted = self._counted(job.mode) - before
-        if counted != len(found.gap_s):
+        if counted != len(found.gap_s) + found.left_out and not found.fell_back:
             raise BenchFailed(f"Ferry counts {counted:.0f} moves, here {len(found.gap_s)} were seen")
         found.moved_bytes = self._sample("ferry:move_bytes_total") - bytes_before
         return found
 
-    async def _batch(
-        self, job: CellJob, wish: dict[str, bool], found: Found, rng: random.Random, output_tokens: int
-    ) -> bool:
-        """One set of streams from their start to their end; False when a move did not end before its stream."""
+    async def _batch(self, job: CellJob, found: Found, rng: random.Random, output_tokens: int) -> bool:
+        """One set of streams from their start to their end; False when one ended before its move did."""
         prompt_tokens = max(job.context_tokens - output_tokens // 2, job.context_tokens // 2)
         source, destination = self._replicas
         streams = await self._start(source, job.streams, prompt_tokens, output_tokens, rng)
-        whole = True
-        while whole and len(found.gap_s) + found.fell_back < job.moves:
+        all_moved = together = True
+        round_tokens = 0
+        while all_moved and together and len(found.gap_s) + found.fell_back < job.moves:
             await self._steps(streams, SETTLE_STEPS)
             quiet_from_s = time.perf_counter()
             await self._steps(streams, rng.randint(*STEPS_BETWEEN))
             quiet_until_s = time.perf_counter()
             step_s = [step_s for stream in streams for step_s in stream.steps_s(quiet_from_s, quiet_until_s)]
             found.step_s += step_s
-            if min(stream.left_tokens for stream in streams) < RESERVED_TOKENS:
+            left_tokens = [stream.left_tokens for stream in streams]
+            if min(left_tokens) < RESERVED_TOKENS + ROUND_MARGIN * round_tokens:
                 break
             await self._empty(destination)
             await asyncio.sleep(rng.uniform(0, max(step_s, default=0.0)))
-            whole = await self._move(streams, destination, job.mode, wish, found)
+            all_moved = await self._move(streams, destination, job.mode, found)
+            together = self._all_on(destination)
+            used_tokens = (before - s.left_tokens for before, s in zip(left_tokens, streams, strict=True))
+            round_tokens = max(round_tokens, *used_tokens)
             source, destination = destination, source
-        await self._until(lambda: all(s.finish is not None for s in streams), PREFILL_TIMEOUT_S, "the streams' ends")
+        await self._until(lambda: all(s.finish is not None for s in streams), END_TIMEOUT_S, "the streams' ends")
         for stream in streams:
             self._check(stream)
             del self._streams[stream.request_id]
-        return whole
+        return all_moved
 
     async def _start(
         self, source: Replica, count: int, prompt_tokens: int, output_tokens: int, rng: random.Random
@@ -182,49 +166,44 @@ class Mover:
         streams = []
         for _ in range(count):
             request = _request(f"move-{rng.getrandbits(64):x}", prompt_tokens, output_tokens, rng)
-            streams.append(Stream(request.request_id, prompt_tokens, output_tokens))
-            self._streams[request.request_id] = streams[-1]
+            stream = self._streams[request.request_id] = Stream(request.request_id, prompt_tokens, output_tokens)
+            streams.append(stream)
+            wanted_log.set(stream.log)
             await self._client.add_request_async(request)
         await self._until(lambda: all(s.stamps_s for s in streams), PREFILL_TIMEOUT_S, "the first tokens")
         await self._client.follow(self._view())
         return streams
 
-    async def _move(
-        self, streams: Sequence[Stream], destination: Replica, mode: Mode, wish: dict[str, bool], found: Found
-    ) -> bool:
+    async def _move(self, streams: Sequence[Stream], destination: Replica, mode: Mode, found: Found) -> bool:
         """Move all at once and note what it did; False when a stream ended first."""
         wished_s = time.perf_counter()
-        moves_before = {stream.request_id: len(stream.departures) for stream in streams}
-        answers = await asyncio.gather(
-            *(
-                self._client.move(
-                    stream.request_id, reason=MoveReason.REBALANCE, destination=destination.replica_id, **wish
-                )
-                for stream in streams
+        before = {stream.request_id: len(stream.log.completed) for stream in streams}
+
+        def moves(stream: Stream) -> list[MoveRecord]:
+            return stream.moves_since(before[stream.request_id])
+
+        wishes = (
+            self._client.move(
+                s.request_id, reason=MoveReason.REBALANCE, destination=destination.replica_id, **mode.wish
             )
+            for s in streams
         )
+        answers = await asyncio.gather(*wishes)
         going = [stream for stream, answer in zip(streams, answers, strict=True) if answer in UNDER_WAY]
-
-        def arrived(stream: Stream) -> bool:
-            new = stream.departures[moves_before[stream.request_id] :]
-            return stream.finish is not None or (bool(new) and len(stream.stamps_s) > new[-1].after_tokens)
-
-        await self._until(lambda: all(map(arrived, going)), MOVE_TIMEOUT_S, "the moves' ends")
-        moved = [stream for stream in going if len(stream.departures) > moves_before[stream.request_id]]
+        await self._until(
+            lambda: all(moves(s) or s.finish is not None for s in going), MOVE_TIMEOUT_S, "the moves' ends"
+        )
+        moved = [stream for stream in going if moves(stream)]
+        if len(moved) < len(streams):
+            found.left_out += len(moved)
+            return False
         for stream in moved:
-            if len(stream.departures) != moves_before[stream.request_id] + 1:
-                raise BenchFailed(f"one wish moved {stream.request_id} more than once: {stream.departures}")
-            _note(found, stream, mode, wished_s)
+            _note(found, stream, moves(stream), mode, wished_s)
         found.rounds += 1
-        self._check_place(moved, destination)
-        return len(moved) == len(streams)
+        return True
 
-    def _check_place(self, moved: Sequence[Stream], destination: Replica) -> None:
-        places = {context["context"]: context["replica"] for context in self._client.contexts()}
-        wanted = destination.replica_id
-        strayed = [s.request_id for s in moved if places.get(s.request_id, wanted) != wanted]
-        if strayed:
-            raise BenchFailed(f"{strayed} did not reach {wanted}: {places}")
+    def _all_on(self, replica: Replica) -> bool:
+        return all(context["replica"] == replica.replica_id for context in self._client.contexts())
 
     def _check(self, stream: Stream) -> None:
         if stream.finish is not FinishReason.LENGTH or stream.left_tokens != 0:
@@ -281,9 +260,6 @@ class Mover:
         finally:
             self._changed.set()
 
-    def _note_departure(self, request_id: str, departure: Departure) -> None:
-        self._streams[request_id].departures.append(departure)
-
     def _counted(self, mode: Mode) -> float:
         return self._sample("ferry:moves_total", mode=mode.counted_as)
 
@@ -297,26 +273,17 @@ class Mover:
         return ClusterView(version=next(self._versions), replicas=tuple(replicas))
 
 
-def spoken(mode: Mode) -> dict[str, bool] | None:
-    """The mode's wish as this `PoolClient.move` understands it; None when it cannot be wished.
-
-    A client that knows no pre-copy makes every move without it.
-    """
-    known = inspect.signature(PoolClient.move).parameters
-    wish = {name: value for name, value in mode.wish.items() if name in known or value}
-    return wish if wish.keys() <= known.keys() else None
-
-
-def _note(found: Found, stream: Stream, mode: Mode, wished_s: float) -> None:
-    departure = stream.departures[-1]
-    if departure.mode != mode.counted_as:
+def _note(found: Found, stream: Stream, moves: Sequence[MoveRecord], mode: Mode, wished_s: float) -> None:
+    """What became of one wish. It may take two moves, where one fails and its replay comes after it."""
+    if [move.mode for move in moves] != [mode.counted_as]:
         found.fell_back += 1
         return
-    last_before_s, first_after_s = stream.stamps_s[departure.after_tokens - 1], stream.stamps_s[departure.after_tokens]
-    found.gap_s.append(stream.gap_s(departure))
+    at = moves[0].at_token
+    last_before_s, first_after_s = stream.stamps_s[at - 1], stream.stamps_s[at]
+    found.gap_s.append(first_after_s - last_before_s)
     found.whole_s.append(first_after_s - wished_s)
     found.moving_step_s += stream.steps_s(wished_s, last_before_s)
-    found.context_tokens.append(stream.prompt_tokens + departure.after_tokens)
+    found.context_tokens.append(stream.prompt_tokens + at)
 
 
 def _request(request_id: str, prompt_tokens: int, output_tokens: int, rng: random.Random) -> EngineCoreRequest:
@@ -334,7 +301,7 @@ def _request(request_id: str, prompt_tokens: int, output_tokens: int, rng: rando
 
 
 async def serve(conn: Connection, keys: ChannelKeys, replicas: tuple[Replica, Replica]) -> None:
-    """CellJob → Found or None, until the asker closes the pipe."""
+    """CellJob → Found, until the asker closes the pipe."""
     mover = Mover(keys, replicas)
     try:
         await mover.open()
