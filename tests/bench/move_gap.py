@@ -5,7 +5,8 @@
 Two engines with configs/local.yaml's settings and one `PoolClient`. Streams around 256, 1,024 and 4,000 tokens of
 context move to and fro, one alone or eight at once, by KV with pre-copy, by KV in one go, and by replay. The normal
 step beside each gap is of the same streams between their moves. The throttled link needs root: it joins the engines
-by network namespaces. At the end of each cell every stream has all its tokens and no engine holds a block.
+by network namespaces. At the end of each cell every stream has all its tokens and no engine holds a block. All cells
+take more than an hour; --link, --contexts, --streams and --modes choose among them, and --results collects.
 
 Blocks are of 32 tokens: what the cut-over of a pre-copied move still carries is at most the block that is being
 filled. GPUs have 16 by default; vLLM's attention on CPU takes multiples of 32, and 128 by default.
@@ -47,6 +48,7 @@ def main() -> int:
         return 1
     if arguments.plot is not None:
         cells = _read(arguments.results)
+        arguments.plot.parent.mkdir(parents=True, exist_ok=True)
         arguments.plot.write_text(gap_plot.svg(cells))
         print(f"plot: {arguments.plot}")
     return 0
@@ -91,6 +93,7 @@ def _measure_link(link: Link, arguments: argparse.Namespace) -> None:
             measured = cell(link.name, job, mover.ask(job, CELL_TIMEOUT_S))
             print(row(measured), flush=True)
             if arguments.results is not None:
+                arguments.results.parent.mkdir(parents=True, exist_ok=True)
                 with arguments.results.open("a") as results:
                     results.write(json.dumps(asdict(measured)) + "\n")
 
