@@ -324,11 +324,14 @@ class PoolClient(EngineCoreClient):
                 return route
             await self.engines.changed(left_s)
 
+    def _handoff_at_tokens(self, context: Context, route: Route) -> int | None:
+        """Output tokens at which the leg to begin hands off by itself; None when it does not."""
+        return FIRST_TOKEN if route.hands_off and context.max_tokens > FIRST_TOKEN else None
+
     async def _begin_leg(self, running: Running, engine: Engine, route: Route, kv: Kv | None) -> None:
         context = running.context
         running.move, running.handing_off = None, False
-        hands_off = route.hands_off and context.max_tokens > FIRST_TOKEN
-        leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=FIRST_TOKEN if hands_off else None)
+        leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=self._handoff_at_tokens(context, route))
         prefill_tokens = 0 if kv is not None else context.num_tokens
         self._reach("after_epoch_bump")
         engine.begin(leg_id, prefill_tokens=prefill_tokens, num_tokens=context.num_tokens)

@@ -3,28 +3,27 @@
 Float32 engines, one context at a time, caches emptied before each run: a moved step has the same shapes as an unmoved
 one, so KV moves must be equal to the bit. A replay computes the same positions in one prefill instead of one by one;
 its logprobs are compared with a tolerance.
+
+Each run is cut once at each of `POSITIONS`, and twice: away and back. Usage is what vLLM's front end counts (the
+prompt, the tokens, those found cached) and what the gateway's metrics count. That a move took place is part of what
+is compared: an answer that ends before its cut has none.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serving.clock import SystemClock
-from serving.contexts import pool_client
-from serving.contexts.legs import Kv
-from serving.contexts.pool_client import PoolClient
-from serving.engine import core
-from serving.gateway.llm import front_end
-from serving.metrics import GatewayMetrics
-from tests.integration.engines import SETTINGS, Hosts, hosts, model_files, show
+from serving.types import PoolRole
+from tests.integration.engines import Hosts, hosts
+from tests.integration.moving import TOLERANCE, Mode, MovingClient, moving
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600)]
 
@@ -59,47 +58,20 @@ CASES: dict[str, dict[str, Any]] = {
     "multi-byte": {"temperature": 0, "structured_outputs": StructuredOutputsParams(regex="(é|漢|🙂){12}")},
 }
 # Around the first tokens, the block boundary (prompt + output = 128 at 8), the middle and the end.
-REPLAY_TOLERANCE = 2e-3
 POSITIONS = [1, 2, 7, 8, 9, 15, TOKENS - 1]
-
-
-class MovingClient(PoolClient):
-    """Moves by KV, or drops the KV at the handoff and replays."""
-
-    replays = False
-
-    def _place_soon(self, request_id: str, kv: Kv | None) -> None:
-        if kv is not None and self.replays:
-            self._spawn(self._release(kv))
-            kv = None
-        super()._place_soon(request_id, kv)
+AWAY_AND_BACK = (3, 11)
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Hosts]:
-    with hosts() as running:
+    with hosts([PoolRole.MIXED, PoolRole.MIXED]) as running:
         yield running
 
 
 @pytest.fixture
-async def client(running: Hosts) -> AsyncIterator[MovingClient]:
-    client = MovingClient(
-        keys=running.keys,
-        clock=SystemClock(),
-        metrics=GatewayMetrics(CollectorRegistry(), model_name="m", gateway="g"),
-        disaggregate_from_tokens=1,
-        engine_wait_s=10,
-    )
-    await show(running, client)
-    yield client
-    await client.close()
-
-
-@pytest.fixture
-async def llm(client: MovingClient) -> AsyncIterator[AsyncLLM]:
-    llm = front_end(core.engine_config(core.engine_args(model_files(), SETTINGS, on_cpu=True)), client)
-    yield llm
-    llm.shutdown()
+async def opened(running: Hosts) -> AsyncIterator[tuple[MovingClient, AsyncLLM]]:
+    async with moving(running) as opened:
+        yield opened
 
 
 def prompt(llm: AsyncLLM) -> dict[str, list[int]]:
@@ -109,59 +81,80 @@ def prompt(llm: AsyncLLM) -> dict[str, list[int]]:
     return {"prompt_token_ids": list(tokenizer.encode(text))[:PROMPT_TOKENS]}
 
 
-async def run(llm: AsyncLLM, client: MovingClient, name: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+async def run(llm: AsyncLLM, name: str, params: dict[str, Any]) -> dict[str, Any]:
     """All that a client could see of one request."""
-    await client.reset_prefix_cache_async()
     whole = {"max_tokens": TOKENS, "ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
     sampling = SamplingParams(**whole | params)
     (final,) = [output async for output in llm.generate(prompt(llm), sampling, name)]
-    return [
-        {
-            "tokens": list(output.token_ids),
-            "text": output.text,
-            "finish": (output.finish_reason, output.stop_reason),
-            "logprobs": [
-                (token, found.logprob) for position in output.logprobs or [] for token, found in position.items()
-            ],
-        }
-        for output in sorted(final.outputs, key=lambda output: output.index)
+    outputs = sorted(final.outputs, key=lambda output: output.index)
+    assert final.prompt_token_ids is not None
+    return {
+        "usage": (len(final.prompt_token_ids), sum(len(o.token_ids) for o in outputs), final.num_cached_tokens),
+        "tokens": [list(output.token_ids) for output in outputs],
+        "text": [output.text for output in outputs],
+        "finish": [(output.finish_reason, output.stop_reason) for output in outputs],
+        "logprobs": [
+            (token, found.logprob)
+            for output in outputs
+            for position in output.logprobs or []
+            for token, found in position.items()
+        ],
+    }
+
+
+def differences(moved: dict[str, Any], unmoved: dict[str, Any], *, tolerance: float) -> list[str]:
+    """What is not equal, for people. Logprobs are compared within `tolerance`, for the same alternatives."""
+    found = [
+        f"{field}: {moved[field]} against {unmoved[field]}"
+        for field in ("usage", "tokens", "text", "finish")
+        if moved[field] != unmoved[field]
     ]
+    if [token for token, _ in moved["logprobs"]] != [token for token, _ in unmoved["logprobs"]]:
+        return [*found, "logprobs of other tokens"]
+    gaps = (abs(a - b) for (_, a), (_, b) in zip(moved["logprobs"], unmoved["logprobs"], strict=True))
+    gap = max(gaps, default=0.0)
+    return [*found, f"logprobs differ by up to {gap}"] if gap > tolerance else found
 
 
-def equal(moved: list[dict[str, Any]], unmoved: list[dict[str, Any]], *, tolerance: float) -> bool:
-    """Tokens, texts and finish exactly; logprobs within `tolerance`, for the same alternatives."""
-    for ours, theirs in zip(moved, unmoved, strict=True):
-        if any(ours[field] != theirs[field] for field in ("tokens", "text", "finish")):
-            return False
-        if [token for token, _ in ours["logprobs"]] != [token for token, _ in theirs["logprobs"]]:
-            return False
-        gaps = (abs(a - b) for (_, a), (_, b) in zip(ours["logprobs"], theirs["logprobs"], strict=True))
-        if max(gaps, default=0.0) > tolerance:
-            return False
-    return True
+def reached(cuts: Sequence[int], unmoved: dict[str, Any]) -> Counter[int]:
+    """How many contexts move at each cut: those whose answer goes on after it."""
+    return Counter(cut for cut in cuts for tokens in unmoved["tokens"] if len(tokens) > cut)
+
+
+async def counted(client: MovingClient, llm: AsyncLLM, name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """`run`, and the gateway's count of the same tokens agrees."""
+    names = ("ferry:prompt_tokens_total", "ferry:generation_tokens_total")
+    before = [client.sample(name) for name in names]
+    seen = await run(llm, name, params)
+    prompts, generated = (client.sample(name) - was for name, was in zip(names, before, strict=True))
+    assert prompts == seen["usage"][0] * params.get("n", 1)
+    # A stop string ends a request in the front end, so the engine may be a token or two ahead.
+    assert generated == seen["usage"][1] or ("stop" in params and generated > seen["usage"][1])
+    return seen
 
 
 @pytest.mark.parametrize("mode", ["kv", "replay"])
 @pytest.mark.parametrize("case", CASES)
-async def test_moved_equals_unmoved(
-    llm: AsyncLLM, client: MovingClient, monkeypatch: pytest.MonkeyPatch, case: str, mode: str
-) -> None:
+async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case: str, mode: Mode) -> None:
+    client, llm = opened
     params = CASES[case]
-    client._disaggregate_from_tokens = 10**9
-    unmoved = await run(llm, client, f"{case}-unmoved", params)
-    client._disaggregate_from_tokens, client.replays = 1, mode == "replay"
-    different = []
-    for position in POSITIONS:
-        monkeypatch.setattr(pool_client, "FIRST_TOKEN", position)
-        moved = await run(llm, client, f"{case}-{mode}-{position}", params)
-        if not equal(moved, unmoved, tolerance=0.0 if mode == "kv" else REPLAY_TOLERANCE):
-            different.append((position, moved))
-    for position, moved in different:
-        for ours, theirs in zip(moved, unmoved, strict=True):
-            at = next(
-                (i for i, (a, b) in enumerate(zip(ours["tokens"], theirs["tokens"], strict=False)) if a != b), None
-            )
-            print(f"moved at {position}: first other token at {at}: {ours['tokens']} against {theirs['tokens']}")
-    assert not different
+    await client.cut()
+    unmoved = await counted(client, llm, f"{case}-unmoved", params)
+    assert not client.moved
+    length = max(map(len, unmoved["tokens"]))
+    print(f"{case}: {length} tokens, {unmoved['finish']}")
+    twice = AWAY_AND_BACK if length > max(AWAY_AND_BACK) else (1, length - 1)
+    wrong = []
+    for cuts in [*((position,) for position in POSITIONS), twice]:
+        await client.cut(*cuts, mode=mode)
+        moved = await counted(client, llm, f"{case}-{mode}-{cuts}", params)
+        wrong += [f"cut at {cuts}: {found}" for found in differences(moved, unmoved, tolerance=TOLERANCE[mode])]
+        # A context that stops at a string may be handed off before the front end has seen the string.
+        moves = client.moved if "stop" not in params else Counter({c: n for c, n in client.moved.items() if c < length})
+        if moves != reached(cuts, unmoved):
+            wrong.append(f"cut at {cuts}: moved at {moves}")
+    print(*wrong, sep="\n")
+    assert not wrong
+    assert reached(twice, unmoved).keys() == set(twice), "it went away and came back"
     await asyncio.sleep(0.6)
     assert all(e.link.load.kv_usage == 0 for e in client.engines.all()), "no engine holds a block"

@@ -1,0 +1,104 @@
+"""A pool client that moves each context exactly where a test cuts it: after so many output tokens, from one engine of
+two to the other and, with several cuts, back again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serving.clock import SystemClock
+from serving.contexts.context import Context
+from serving.contexts.engine_set import Engine
+from serving.contexts.legs import Kv
+from serving.contexts.pool_client import PoolClient
+from serving.contexts.running import Running
+from serving.engine import core
+from serving.gateway.llm import front_end
+from serving.metrics import GatewayMetrics
+from serving.router.policy import Route
+from serving.types import MoveReason
+from tests.integration.engines import SETTINGS, Hosts, model_files, show
+
+Mode = Literal["kv", "replay"]
+LABELS = {"model_name": "m", "gateway": "g"}
+# A replay computes the same positions in one prefill instead of one by one: other matrix shapes, other last bits.
+TOLERANCE: dict[Mode, float] = {"kv": 0.0, "replay": 2e-3}
+FREED_WITHIN_S = 5.0
+
+
+class MovingClient(PoolClient):
+    """Hands each context off after `cuts` output tokens, by KV or by dropping the KV at the handoff and replaying.
+
+    Leg n runs on engine n modulo the number of engines. `moved` counts contexts by the token at which they moved.
+    """
+
+    def __init__(self, running: Hosts):
+        self.registry = CollectorRegistry()
+        super().__init__(
+            keys=running.keys,
+            clock=SystemClock(),
+            metrics=GatewayMetrics(self.registry, **LABELS),
+            disaggregate_from_tokens=1,
+            engine_wait_s=10,
+        )
+        self.cuts: Sequence[int] = ()
+        self.mode: Mode = "kv"
+        self.moved: Counter[int] = Counter()
+
+    async def cut(self, *tokens: int, mode: Mode = "kv") -> None:
+        """Cut the contexts to come after so many output tokens each; none: they stay. Begin with empty caches."""
+        self.cuts, self.mode = tokens, mode
+        self.moved.clear()
+        deadline_s = self._clock.now_s() + FREED_WITHIN_S
+        while not await self.reset_prefix_cache_async():
+            assert self._clock.now_s() < deadline_s, "an engine holds blocks of a request that ended"
+            await asyncio.sleep(0.05)
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A value of this client's metrics."""
+        return self.registry.get_sample_value(name, LABELS | labels) or 0.0
+
+    async def _route(self, running: Running) -> Route | None:
+        engines = sorted(candidate.replica_id for candidate in self.engines.candidates())
+        return Route(replica_id=engines[running.context.epoch % len(engines)], hands_off=False, reason="in turn")
+
+    def _handoff_at_tokens(self, context: Context, route: Route) -> int | None:
+        ahead = (cut for cut in self.cuts if len(context.output_token_ids) < cut < context.max_tokens)
+        return min(ahead, default=None)
+
+    async def _begin_leg(self, running: Running, engine: Engine, route: Route, kv: Kv | None) -> None:
+        if kv is not None and self._handoff_at_tokens(running.context, route) is not None:
+            # A leg that pulls and knows from its start that it will be pulled from. Ferry itself has none: its later
+            # handoffs are wishes, and mark the running request just so (serving.engine.handoff).
+            kv = kv | {"do_remote_decode": True}
+        await super()._begin_leg(running, engine, route, kv)
+
+    def _leave(self, running: Running, *, mode: str, reason: MoveReason) -> None:
+        assert mode == "kv", "every leg ends by its handoff"
+        self.moved[len(running.context.output_token_ids)] += 1
+        super()._leave(running, mode=self.mode, reason=reason)
+
+    def _place_soon(self, request_id: str, kv: Kv | None) -> None:
+        if kv is not None and self.mode == "replay":
+            self._spawn(self._release(kv))
+            kv = None
+        super()._place_soon(request_id, kv)
+
+
+@asynccontextmanager
+async def moving(running: Hosts) -> AsyncIterator[tuple[MovingClient, AsyncLLM]]:
+    """A client that knows these engines, and vLLM's front end over it."""
+    client = MovingClient(running)
+    await show(running, client)
+    llm = front_end(core.engine_config(core.engine_args(model_files(), SETTINGS, on_cpu=True)), client)
+    try:
+        yield client, llm
+    finally:
+        await client.close()
+        llm.shutdown()
