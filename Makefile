@@ -1,7 +1,7 @@
 # make up        installs what is missing and serves configs/local.yaml      make help lists the rest
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: install up down test test-fast check bench lock clean help
+.PHONY: install up down test test-fast chaos check bench lock clean help
 
 PYTHON ?= python3
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -21,10 +21,13 @@ down:  ## stop what `make up` started
 	$(BIN)/ferry down
 
 test: install  ## every test that needs no GPU; ARGS go to pytest
-	$(BIN)/pytest -m "not gpu and not bench" $(ARGS)
+	$(BIN)/pytest -m "not gpu and not bench and not chaos" $(ARGS)
 
 test-fast: install  ## the tests that take seconds
 	$(BIN)/pytest -m "not slow and not gpu and not bench" $(ARGS)
+
+chaos: install  ## kill and stop engines at every seam of a move; takes many minutes
+	$(BIN)/pytest tests/integration/test_chaos.py $(ARGS)
 
 check: install  ## format, lint, types, architecture
 	$(BIN)/ruff check .
