@@ -13,6 +13,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import pytest
@@ -48,6 +49,11 @@ SEAMS = [
     "before_token_log_append",
     "after_append_before_send",
 ]
+
+
+def seams(*always: str) -> list[Any]:
+    """All seams; those that `make test` leaves to `make chaos` are marked."""
+    return [seam if seam in always else pytest.param(seam, marks=pytest.mark.chaos) for seam in SEAMS]
 
 
 @dataclass(slots=True)
@@ -161,7 +167,7 @@ async def disturb(stage: Stage, seam: str, harm: Callable[[Host], None], name: s
     return found, victim
 
 
-@pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.parametrize("seam", seams("during_precopy"))
 async def test_a_core_is_killed(stage: Stage, reference: list[list[int]], seam: str) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
     found, victim = await disturb(stage, seam, lambda host: host.core.send_signal(signal.SIGKILL), f"kill-{seam}")
@@ -172,7 +178,7 @@ async def test_a_core_is_killed(stage: Stage, reference: list[list[int]], seam: 
     await stage.settled(tasks, fds)
 
 
-@pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.parametrize("seam", seams("before_hand_off"))
 async def test_a_core_is_stopped_and_goes_on_later(stage: Stage, reference: list[list[int]], seam: str) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
     found, victim = await disturb(stage, seam, lambda host: host.core.suspend(), f"stop-{seam}")
@@ -182,6 +188,7 @@ async def test_a_core_is_stopped_and_goes_on_later(stage: Stage, reference: list
     await stage.settled(tasks, fds)
 
 
+@pytest.mark.chaos
 async def test_a_whole_host_is_stopped_and_goes_on_later(stage: Stage, reference: list[list[int]]) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
 
@@ -196,6 +203,7 @@ async def test_a_whole_host_is_stopped_and_goes_on_later(stage: Stage, reference
     await stage.settled(tasks, fds)
 
 
+@pytest.mark.chaos
 async def test_a_whole_host_is_killed_and_takes_its_processes_along(stage: Stage, reference: list[list[int]]) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
     family: list[psutil.Process] = []
