@@ -4,9 +4,9 @@ Float32 engines, one context at a time, caches emptied before each run: a moved 
 one, so KV moves must be equal to the bit. A replay computes the same positions in one prefill instead of one by one;
 its logprobs are compared with a tolerance.
 
-Each run is cut once at each of `POSITIONS`, and twice, in the middle too: away and back. Usage is what vLLM's front end counts (the
-prompt, the tokens, those found cached) and what the gateway's metrics count. That a move took place is part of what
-is compared: an answer that ends before its cut has none.
+Each run is cut once at each of `POSITIONS`, and twice, in the middle too: away and back. Usage is what vLLM's front
+end counts (the prompt, the tokens, those found cached) and what the gateway's metrics count. That a move took place
+is part of what is compared: an answer that ends before its cut has none.
 """
 
 from __future__ import annotations
