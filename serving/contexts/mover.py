@@ -110,7 +110,7 @@ class Mover:
             await destination.link.add(Add(copy_id, 0, copies=True), list(self._encoder.encode(request)))
             self._reach("during_precopy")
             await asyncio.wait_for(done, COPY_TIMEOUT_S)
-        except BaseException:
+        except BaseException:  # cancelled too: the loan must end, and the error goes on to the caller
             self._release(kv)
             with contextlib.suppress(EngineLost):
                 await destination.link.abort([copy_id])
