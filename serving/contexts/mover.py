@@ -18,7 +18,15 @@ from vllm.v1.serial_utils import MsgpackEncoder
 from serving.clock import Clock
 from serving.contexts.engine_set import Engine, EngineSet
 from serving.contexts.legs import Kv, bytes_carried, copy_request
-from serving.contexts.moves import Move, Stage, copies_on
+from serving.contexts.moves import (
+    BOUNDARY_WAIT_S,
+    Ahead,
+    Move,
+    Stage,
+    copies_on,
+    full_tokens,
+    waits_for_boundary,
+)
 from serving.contexts.running import Running
 from serving.engine.messages import Add, HandOff
 from serving.errors import EngineLost
@@ -28,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 COPY_MARK = "+"
 COPY_TIMEOUT_S = 30.0
+CUT_OVER_TIMEOUT_S = 5.0
 
 Failpoint = Callable[[str], None]
 """Called with the name of a seam as it is passed. Tests crash or stop an engine there; otherwise it does nothing."""
@@ -53,8 +62,10 @@ class Mover:
     ):
         self._engines, self._clock, self._metrics, self._encoder = engines, clock, metrics, encoder
         self._release, self._reach = release, failpoint
-        # Copies that share a link make each other slow, and a slow copy leaves a long tail.
+        # Copies that share a link make each other slow, and a slow copy leaves a long tail. A move keeps its turn until
+        # the destination answers: else the next one's bulk would go before its tail.
         self._turn = asyncio.Semaphore(moves_at_once)
+        self._cutting_over: dict[str, asyncio.TimerHandle] = {}
         self._copies: dict[str, asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
 
@@ -64,36 +75,77 @@ class Mover:
         Raises:
             EngineLost: when the source does not answer. Its loss will move the context.
         """
-        leg_id = running.context.leg_id
-        async with self._turn:
+        leg_id, answer = running.context.leg_id, HandOff.GONE
+        await self._turn.acquire()
+        try:
             if precopy and running.is_on(leg_id, move):
                 await self._copy_ahead(running, move, source)
-            if not running.is_on(leg_id, move):
-                return HandOff.GONE
-            running.handing_off = True
-            self._reach("before_hand_off")
-            answers: dict[str, str] = await source.link.call("hand_off", [leg_id])
-            return HandOff(answers[leg_id])
+            if running.is_on(leg_id, move):
+                running.handing_off = True
+                self._reach("before_hand_off")
+                answers: dict[str, str] = await source.link.call("hand_off", [leg_id])
+                answer = HandOff(answers[leg_id])
+            return answer
+        finally:
+            if answer is HandOff.AT_NEXT_TOKEN and running.move is move:
+                self._keep_turn(running.context.request_id)
+            else:
+                self._turn.release()
+
+    def _keep_turn(self, request_id: str) -> None:
+        self.arrived(request_id)  # of a move before, whose leg has not answered yet
+        loop = asyncio.get_running_loop()
+        self._cutting_over[request_id] = loop.call_later(CUT_OVER_TIMEOUT_S, self.arrived, request_id)
+
+    def arrived(self, request_id: str) -> None:
+        """The context's next leg has answered, or the context has ended: its move's turn is over."""
+        timer = self._cutting_over.pop(request_id, None)
+        if timer is not None:
+            timer.cancel()
+            self._turn.release()
 
     async def _copy_ahead(self, running: Running, move: Move, source: Engine) -> None:
         """Copy full blocks to the destination until only a tail is left, or copying does not pay."""
         leg_id, stages = running.context.leg_id, list[Stage]()
-        destination = self._engines.get(move.destination)
-        while destination is not None and copies_on(
-            running.context.num_tokens, stages, block_size_tokens=source.replica.info.block_size_tokens
-        ):
-            started_s = self._clock.now_s()
-            try:
-                tokens = await self._copy(
-                    running, source, destination, beyond_tokens=stages[-1].tokens if stages else 0
-                )
-            except (EngineLost, TimeoutError, RuntimeError) as error:
-                logger.warning("copying %s ahead: %s; its handoff carries the rest", leg_id, error)
+        block_size_tokens = source.replica.info.block_size_tokens
+        try:
+            while copies_on(running.context.num_tokens, stages, block_size_tokens=block_size_tokens):
+                if not await self._stage(running, move, source, stages):
+                    return
+            if waits_for_boundary(
+                running.context.num_tokens, stages, step_s=running.step_s, block_size_tokens=block_size_tokens
+            ):
+                await self._until_full(running, move, block_size_tokens)
+                if running.is_on(leg_id, move) and await self._stage(running, move, source, stages):
+                    assert move.destination is not None
+                    running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
+        except (EngineLost, TimeoutError, RuntimeError) as error:
+            logger.warning("copying %s ahead: %s; its handoff carries the rest", leg_id, error)
+
+    async def _until_full(self, running: Running, move: Move, block_size_tokens: int) -> None:
+        """Wait until the block that is being filled is full, or the move is off, or far longer than it should take."""
+        leg_id, tokens = running.context.leg_id, full_tokens(running.context.num_tokens, block_size_tokens)
+        give_up_s = self._clock.now_s() + 2 * BOUNDARY_WAIT_S
+        while running.is_on(leg_id, move) and self._clock.now_s() < give_up_s:
+            if full_tokens(running.context.num_tokens, block_size_tokens) > tokens:
                 return
-            if tokens is None or not running.is_on(leg_id, move):
-                return
-            stages.append(Stage(tokens=tokens, took_s=self._clock.now_s() - started_s))
-            destination = self._engines.get(move.destination)
+            await self._clock.sleep(running.step_s / 4)
+
+    async def _stage(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> bool:
+        """Copy the full blocks beyond those of the stages so far; False when no more can follow."""
+        leg_id, destination = running.context.leg_id, self._engines.get(move.destination)
+        beyond_tokens = stages[-1].tokens if stages else 0
+        started_s = self._clock.now_s()
+        tokens = (
+            await self._copy(running, source, destination, beyond_tokens=beyond_tokens)
+            if destination is not None
+            else None
+        )
+        if tokens is None or not running.is_on(leg_id, move):
+            return False
+        blocks = (tokens - beyond_tokens) // source.replica.info.block_size_tokens
+        stages.append(Stage(tokens=tokens, blocks=blocks, took_s=self._clock.now_s() - started_s))
+        return True
 
     async def _copy(self, running: Running, source: Engine, destination: Engine, *, beyond_tokens: int) -> int | None:
         """One stage; returns the tokens that the destination has then, None when the source has no more to lend."""

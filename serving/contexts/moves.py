@@ -3,6 +3,10 @@
 A move carries KV in two parts. Full blocks never change, so they are copied ahead, in stages, while the source goes on
 decoding; each stage carries what filled up during the one before. At the cut-over only the tail is left. When stages
 do not get shorter, the link is slower than the context grows, and the cut-over carries the rest.
+
+Transfers have the grain of a block, so a tail of one token costs the link as much as a whole block. Where that is long
+against a decode step, the cut-over waits until a block has just filled up and was copied, and the destination
+recomputes the token or two since then, in the step that it makes anyway.
 """
 
 from __future__ import annotations
@@ -10,9 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serving.router.policy import Candidate
 from serving.types import MoveReason, ReplicaId
 
 MAX_STAGES = 4
+CARRIED_WITHIN_STEPS = 0.25
+"""A tail block that takes longer than this part of a decode step is not worth carrying."""
+PACED_BLOCKS = 4
+"""A stage of fewer blocks tells the delay of a request rather than the pace of the link."""
+RECOMPUTED_TOKENS = 8
+"""The longest tail that is recomputed: few enough to cost a decode step no more than a client could notice."""
+BOUNDARY_WAIT_S = 2.0
+"""The longest that a cut-over waits for a block to fill up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,15 +42,52 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One copy ahead of the cut-over: the context's full blocks up to `tokens`, in `took_s`."""
+    """One copy ahead of the cut-over: the context's full blocks up to `tokens`, `blocks` of them new, in `took_s`."""
 
     tokens: int
+    blocks: int
     took_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ahead:
+    """What a move's destination has in its cache: the context's first `tokens`."""
+
+    replica_id: ReplicaId
+    tokens: int
+
+    def leaves_short_tail(self, replica_id: ReplicaId, num_tokens: int) -> bool:
+        """Whether a leg on that replica should recompute the tail. The context's last token has no KV anywhere."""
+        return replica_id == self.replica_id and num_tokens - 1 - self.tokens <= RECOMPUTED_TOKENS
 
 
 def copies_on(num_tokens: int, stages: Sequence[Stage], *, block_size_tokens: int) -> bool:
     """Whether another stage pays. `num_tokens`: the context's prompt and output; the last one has no KV yet."""
     copied_tokens = stages[-1].tokens if stages else 0
-    full_tokens = (num_tokens - 1) // block_size_tokens * block_size_tokens
     converging = len(stages) < 2 or stages[-1].took_s < stages[-2].took_s
-    return full_tokens > copied_tokens and len(stages) < MAX_STAGES and converging
+    return full_tokens(num_tokens, block_size_tokens) > copied_tokens and len(stages) < MAX_STAGES and converging
+
+
+def full_tokens(num_tokens: int, block_size_tokens: int) -> int:
+    """Tokens in full blocks of a context that has so many."""
+    return (num_tokens - 1) // block_size_tokens * block_size_tokens
+
+
+def waits_for_boundary(num_tokens: int, stages: Sequence[Stage], *, step_s: float, block_size_tokens: int) -> bool:
+    """Whether the cut-over should wait until the block that is being filled is full.
+
+    `step_s`: time between two tokens of the context; 0 where it is not known yet. The pace of the link is that of the
+    quickest stage: what slows one down may be gone at the cut-over.
+    """
+    paces_s = [stage.took_s / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS]
+    left_tokens = block_size_tokens - (num_tokens - 1) % block_size_tokens
+    slow = step_s > 0 and bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
+    return slow and left_tokens * step_s <= BOUNDARY_WAIT_S
+
+
+def suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:
+    """Where a moving context may go: its destination if that still serves, else anywhere but back, else back."""
+    if move is None:
+        return candidates
+    wanted = [c for c in candidates if c.replica_id == move.destination]
+    return wanted or [c for c in candidates if c.replica_id != move.source] or candidates

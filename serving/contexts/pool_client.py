@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,21 +21,21 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from serving.clock import Clock
 from serving.contexts.context import Context, Verdict, request_id_of
 from serving.contexts.engine_set import Engine, EngineSet
-from serving.contexts.legs import Kv, bytes_carried, leg_request, release_request
+from serving.contexts.legs import Kv
 from serving.contexts.move_log import wanted_log
 from serving.contexts.mover import Failpoint, Mover, no_failpoint
-from serving.contexts.moves import Move
+from serving.contexts.moves import Move, suiting
+from serving.contexts.placer import Placer
 from serving.contexts.running import Running
 from serving.engine.channel import ChannelKeys
-from serving.engine.messages import Add, Frames, HandOff
+from serving.engine.messages import Frames, HandOff
 from serving.errors import EngineLost
 from serving.metrics import GatewayMetrics
-from serving.router.policy import Candidate, Route, choose_decode, choose_first
+from serving.router.policy import choose_decode
 from serving.types import ClusterView, MoveReason, ReplicaId, ReplicaState
 
 logger = logging.getLogger(__name__)
 
-FIRST_TOKEN = 1
 MOVES_AT_ONCE = 2
 
 
@@ -53,10 +52,10 @@ class PoolClient(EngineCoreClient):
         engine_wait_s: float,
         moves_at_once: int = MOVES_AT_ONCE,
         failpoint: Failpoint = no_failpoint,
+        placer: type[Placer] = Placer,
     ):
         self._clock, self._metrics = clock, metrics
-        self._disaggregate_from_tokens, self._engine_wait_s = disaggregate_from_tokens, engine_wait_s
-        self._reach = failpoint
+        self._engine_wait_s, self._reach = engine_wait_s, failpoint
         self.engines = EngineSet(
             keys=keys, clock=clock, on_step=self._on_step, on_stalled=self._on_stalled, on_lost=self._on_lost
         )
@@ -64,13 +63,22 @@ class PoolClient(EngineCoreClient):
         self._running: dict[str, Running] = {}
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._encoder, self._decoder = MsgpackEncoder(), MsgpackDecoder(EngineCoreOutputs)
+        self._decoder, encoder = MsgpackDecoder(EngineCoreOutputs), MsgpackEncoder()
+        self._placer = placer(
+            self.engines,
+            clock=clock,
+            metrics=metrics,
+            encoder=encoder,
+            disaggregate_from_tokens=disaggregate_from_tokens,
+            engine_wait_s=engine_wait_s,
+            failpoint=failpoint,
+        )
         self._mover = Mover(
             self.engines,
             clock=clock,
             metrics=metrics,
-            encoder=self._encoder,
-            release=lambda kv: self._spawn(self._release(kv)),
+            encoder=encoder,
+            release=lambda kv: self._spawn(self._placer.release(kv)),
             moves_at_once=moves_at_once,
             failpoint=failpoint,
         )
@@ -91,10 +99,11 @@ class PoolClient(EngineCoreClient):
             num_prompt_tokens=len(request.prompt_token_ids),
             max_tokens=params.max_tokens or 0,
         )
-        self._running[context.request_id] = Running(context, request, self._clock.now_s(), log=wanted_log.get())
+        running = Running(context, request, self._clock.now_s(), log=wanted_log.get())
+        self._running[context.request_id] = running
         self._metrics.in_flight.set(len(self._running))
         self._metrics.prompt_tokens.inc(context.num_prompt_tokens)
-        self._place_soon(context.request_id, kv=None)
+        self._place_soon(running, kv=None)
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
@@ -217,7 +226,7 @@ class PoolClient(EngineCoreClient):
         source = self.engines.get(running.context.replica_id) if running is not None else None
         if running is None or source is None or running.move is not None:
             return HandOff.GONE
-        leg_id = running.context.leg_id
+        leg_id, running.ahead = running.context.leg_id, None
         move = running.move = self._directed(
             Move(reason=reason, source=source.replica.replica_id, destination=destination), running
         )
@@ -237,7 +246,7 @@ class PoolClient(EngineCoreClient):
 
     def _directed(self, move: Move, running: Running) -> Move:
         """The move with a destination: where the context would go now, so that its blocks can be copied there ahead."""
-        route = choose_decode(running.context.num_tokens, _suiting(move, self.engines.candidates()))
+        route = choose_decode(running.context.num_tokens, suiting(move, self.engines.candidates()))
         aimless = route is None or route.replica_id == move.source
         return replace(move, destination=move.destination if aimless or route is None else route.replica_id)
 
@@ -250,7 +259,7 @@ class PoolClient(EngineCoreClient):
         leg_id = running.context.leg_id
         self._leave(running, mode="replay", reason=reason)
         engine.end(leg_id)
-        self._place_soon(running.context.request_id, kv=None)
+        self._place_soon(running, kv=None)
         self._spawn(self._abort_leg(engine, leg_id))
 
     async def _abort_leg(self, engine: Engine, leg_id: str) -> None:
@@ -275,86 +284,13 @@ class PoolClient(EngineCoreClient):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _place_soon(self, request_id: str, kv: Kv | None) -> None:
-        self._spawn(self._place(request_id, kv))
+    def _place_soon(self, running: Running, kv: Kv | None) -> None:
+        self._spawn(self._place(running, kv))
 
-    async def _place(self, request_id: str, kv: Kv | None) -> None:
+    async def _place(self, running: Running, kv: Kv | None) -> None:
         """Put a context on its next engine; end it with an error when none comes in time."""
-        while (running := self._running.get(request_id)) is not None:
-            route = await self._route(running)
-            if running.context.finished:
-                break
-            if route is None:
-                self._fail(running, f"no engine became ready within {self._engine_wait_s:.0f} s")
-                break
-            engine = self.engines.get(route.replica_id)
-            if engine is None:
-                continue
-            if kv is not None and not self._has_engine(kv["remote_engine_id"]):
-                self._metrics.recomputed_tokens.inc(running.context.num_tokens)
-                kv = None
-            try:
-                await self._begin_leg(running, engine, route, kv)
-                return
-            except EngineLost:
-                continue
-        if kv is not None:
-            await self._release(kv)
-
-    def _has_engine(self, kv_engine_id: str) -> bool:
-        return any(e.replica.info.kv.engine_id == kv_engine_id and not e.stalled for e in self.engines.all())
-
-    async def _route(self, running: Running) -> Route | None:
-        context = running.context
-        started = bool(context.output_token_ids)
-        deadline_s = self._clock.now_s() + self._engine_wait_s
-        while True:
-            candidates = _suiting(running.move, self.engines.candidates())
-            route = (
-                choose_decode(context.num_tokens, candidates)
-                if started
-                else choose_first(
-                    context.num_prompt_tokens,
-                    candidates,
-                    disaggregate_from_tokens=self._disaggregate_from_tokens if running.may_hand_off else sys.maxsize,
-                )
-            )
-            left_s = deadline_s - self._clock.now_s()
-            if route is not None or left_s <= 0 or context.finished:
-                return route
-            await self.engines.changed(left_s)
-
-    def _handoff_at_tokens(self, context: Context, route: Route) -> int | None:
-        """Output tokens at which the leg to begin hands off by itself; None when it does not."""
-        return FIRST_TOKEN if route.hands_off and context.max_tokens > FIRST_TOKEN else None
-
-    async def _begin_leg(self, running: Running, engine: Engine, route: Route, kv: Kv | None) -> None:
-        context = running.context
-        running.move, running.handing_off = None, False
-        leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=self._handoff_at_tokens(context, route))
-        prefill_tokens = 0 if kv is not None else context.num_tokens
-        self._reach("after_epoch_bump")
-        engine.begin(leg_id, prefill_tokens=prefill_tokens, num_tokens=context.num_tokens)
-        running.pulls_from = kv["remote_engine_id"] if kv is not None else None
-        if kv is not None:
-            self._reach("before_pull")
-            self._metrics.move_bytes.inc(bytes_carried(engine.replica.info, kv))
-        request = leg_request(running.request, context, kv, max_model_len=engine.replica.info.max_model_len)
-        try:
-            await engine.link.add(Add(leg_id, context.num_prompt_tokens), list(self._encoder.encode(request)))
-        except EngineLost:
-            engine.end(leg_id)
-            raise
-        if kv is not None:
-            self._reach("during_pull")
-
-    async def _release(self, kv: Kv) -> None:
-        """Tell the engine that keeps these blocks that nobody will pull them."""
-        others = (e for e in self.engines.all() if e.replica.info.kv.engine_id != kv["remote_engine_id"])
-        engine = next(others, None)
-        if engine is not None:
-            request = release_request(kv)
-            await engine.link.add(Add(request.request_id, 0, releases=True), list(self._encoder.encode(request)))
+        if not await self._placer.place(running, kv):
+            self._fail(running, f"no engine became ready within {self._engine_wait_s:.0f} s")
 
     # ---- what engines say
 
@@ -385,7 +321,7 @@ class PoolClient(EngineCoreClient):
         if running is None or verdict is Verdict.FENCED:
             self._metrics.fenced_tokens.inc(len(output.new_token_ids))
             if kv is not None:
-                self._spawn(self._release(kv))
+                self._spawn(self._placer.release(kv))
             return False
         self._reach("after_append_before_send")
         running.pulls_from = None
@@ -399,7 +335,7 @@ class PoolClient(EngineCoreClient):
             reason = running.move.reason if running.move is not None else MoveReason.PREFILL_DONE
             self._reach("after_prefill_kv_ready")
             self._leave(running, mode="kv", reason=reason)
-            self._place_soon(running.context.request_id, kv)
+            self._place_soon(running, kv)
         elif verdict is Verdict.FINISHED:
             assert output.finish_reason is not None
             self._end(running, str(output.finish_reason))
@@ -411,7 +347,7 @@ class PoolClient(EngineCoreClient):
         for running in list(self._running.values()):
             if running.context.replica_id == engine.replica.replica_id:
                 self._leave(running, mode="replay", reason=MoveReason.ENGINE_LOST)
-                self._place_soon(running.context.request_id, kv=None)
+                self._place_soon(running, kv=None)
         self._replay_pulls_from(engine)
 
     def _on_stalled(self, engine: Engine) -> None:
@@ -433,16 +369,18 @@ class PoolClient(EngineCoreClient):
         if not count:
             return
         self._metrics.generation_tokens.inc(count)
-        if running.last_token_s == 0.0:
-            self._metrics.ttft_s.observe(now_s - running.arrived_s)
+        first, moved = not running.last_token_s, running.moved
+        gap_s = running.arrived(now_s)
+        if first:
+            self._metrics.ttft_s.observe(gap_s)
         else:
-            gap_s = now_s - running.last_token_s
             self._metrics.itl_s.observe(gap_s)
-            if running.moved:
+        if moved:
+            self._mover.arrived(running.context.request_id)
+            if not first:
                 self._metrics.move_gap_s.observe(gap_s)
-        if running.moved and running.log is not None:
-            running.log.arrived(running.context, gap_s=now_s - (running.last_token_s or running.arrived_s))
-        running.last_token_s, running.moved = now_s, False
+            if running.log is not None:
+                running.log.arrived(running.context, gap_s=gap_s)
 
     def _fail(self, running: Running, reason: str) -> None:
         """End a context with an error output, which vLLM's front end turns into an error event and a proper end."""
@@ -455,15 +393,8 @@ class PoolClient(EngineCoreClient):
 
     def _end(self, running: Running, outcome: str) -> None:
         running.context.abandon()
+        self._mover.arrived(running.context.request_id)
         self._running.pop(running.context.request_id, None)
         self._metrics.in_flight.set(len(self._running))
         self._metrics.ended(outcome)
         self._metrics.e2e_s.observe(self._clock.now_s() - running.arrived_s)
-
-
-def _suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:
-    """Where a moving context may go: its destination if that still serves, else anywhere but back, else back."""
-    if move is None:
-        return candidates
-    wanted = [c for c in candidates if c.replica_id == move.destination]
-    return wanted or [c for c in candidates if c.replica_id != move.source] or candidates

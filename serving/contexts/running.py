@@ -8,7 +8,9 @@ from vllm.v1.engine import EngineCoreRequest
 
 from serving.contexts.context import Context
 from serving.contexts.move_log import MoveLog
-from serving.contexts.moves import Move
+from serving.contexts.moves import Ahead, Move
+
+STEP_SMOOTHING = 0.2
 
 
 @dataclass(slots=True)
@@ -19,10 +21,14 @@ class Running:
     request: EngineCoreRequest
     arrived_s: float
     last_token_s: float = 0.0
+    step_s: float = 0.0
+    """Smoothed time between two tokens, moves left out; 0 until two have come."""
     move: Move | None = None
     """From the wish to move until the next leg begins."""
     handing_off: bool = False
     """The source was asked to hand off: too late to call the move off."""
+    ahead: Ahead | None = None
+    """What the destination of the move has already, if the cut-over waited for a block boundary."""
     pulls_from: str | None = None
     """Engine id (NIXL's) that the current leg pulls its KV from, until it answers."""
     moved: bool = False
@@ -36,6 +42,14 @@ class Running:
         nothing."""
         params = self.request.sampling_params
         return params is not None and params.prompt_logprobs is None
+
+    def arrived(self, now_s: float) -> float:
+        """Take the time of a token; returns the gap before it, since the request came for the first token."""
+        gap_s = now_s - (self.last_token_s or self.arrived_s)
+        if self.last_token_s and not self.moved:
+            self.step_s = gap_s if self.step_s == 0.0 else self.step_s + STEP_SMOOTHING * (gap_s - self.step_s)
+        self.last_token_s, self.moved = now_s, False
+        return gap_s
 
     def is_on(self, leg_id: str, move: Move) -> bool:
         """True while that leg runs and that move is still wanted."""

@@ -16,6 +16,7 @@ from serving.clock import SystemClock
 from serving.contexts.context import Context
 from serving.contexts.engine_set import Engine
 from serving.contexts.legs import Kv
+from serving.contexts.placer import Placer
 from serving.contexts.pool_client import PoolClient
 from serving.contexts.running import Running
 from serving.engine import core
@@ -32,40 +33,13 @@ TOLERANCE: dict[Mode, float] = {"kv": 0.0, "replay": 2e-3}
 FREED_WITHIN_S = 5.0
 
 
-class MovingClient(PoolClient):
-    """Hands each context off after `cuts` output tokens, by KV or by dropping the KV at the handoff and replaying.
+class CuttingPlacer(Placer):
+    """Leg n runs on engine n modulo the number of engines, and hands off at the next of `cuts` by itself."""
 
-    Leg n runs on engine n modulo the number of engines. `moved` counts contexts by the token at which they moved.
-    """
-
-    def __init__(self, running: Hosts):
-        self.registry = CollectorRegistry()
-        super().__init__(
-            keys=running.keys,
-            clock=SystemClock(),
-            metrics=GatewayMetrics(self.registry, **LABELS),
-            disaggregate_from_tokens=1,
-            engine_wait_s=10,
-        )
-        self.cuts: Sequence[int] = ()
-        self.mode: Mode = "kv"
-        self.moved: Counter[int] = Counter()
-
-    async def cut(self, *tokens: int, mode: Mode = "kv") -> None:
-        """Cut the contexts to come after so many output tokens each; none: they stay. Begin with empty caches."""
-        self.cuts, self.mode = tokens, mode
-        self.moved.clear()
-        deadline_s = self._clock.now_s() + FREED_WITHIN_S
-        while not await self.reset_prefix_cache_async():
-            assert self._clock.now_s() < deadline_s, "an engine holds blocks of a request that ended"
-            await asyncio.sleep(0.05)
-
-    def sample(self, name: str, **labels: str) -> float:
-        """A value of this client's metrics."""
-        return self.registry.get_sample_value(name, LABELS | labels) or 0.0
+    cuts: Sequence[int] = ()
 
     async def _route(self, running: Running) -> Route | None:
-        engines = sorted(candidate.replica_id for candidate in self.engines.candidates())
+        engines = sorted(candidate.replica_id for candidate in self._engines.candidates())
         return Route(replica_id=engines[running.context.epoch % len(engines)], hands_off=False, reason="in turn")
 
     def _handoff_at_tokens(self, context: Context, route: Route) -> int | None:
@@ -79,16 +53,51 @@ class MovingClient(PoolClient):
             kv = kv | {"do_remote_decode": True}
         await super()._begin_leg(running, engine, route, kv)
 
+
+class MovingClient(PoolClient):
+    """Hands each context off after `cuts` output tokens, by KV or by dropping the KV at the handoff and replaying.
+
+    `moved` counts contexts by the token at which they moved.
+    """
+
+    _placer: CuttingPlacer
+
+    def __init__(self, running: Hosts):
+        self.registry = CollectorRegistry()
+        super().__init__(
+            keys=running.keys,
+            clock=SystemClock(),
+            metrics=GatewayMetrics(self.registry, **LABELS),
+            disaggregate_from_tokens=1,
+            engine_wait_s=10,
+            placer=CuttingPlacer,
+        )
+        self.mode: Mode = "kv"
+        self.moved: Counter[int] = Counter()
+
+    async def cut(self, *tokens: int, mode: Mode = "kv") -> None:
+        """Cut the contexts to come after so many output tokens each; none: they stay. Begin with empty caches."""
+        self._placer.cuts, self.mode = tokens, mode
+        self.moved.clear()
+        deadline_s = self._clock.now_s() + FREED_WITHIN_S
+        while not await self.reset_prefix_cache_async():
+            assert self._clock.now_s() < deadline_s, "an engine holds blocks of a request that ended"
+            await asyncio.sleep(0.05)
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A value of this client's metrics."""
+        return self.registry.get_sample_value(name, LABELS | labels) or 0.0
+
     def _leave(self, running: Running, *, mode: str, reason: MoveReason) -> None:
         assert mode == "kv", "every leg ends by its handoff"
         self.moved[len(running.context.output_token_ids)] += 1
         super()._leave(running, mode=self.mode, reason=reason)
 
-    def _place_soon(self, request_id: str, kv: Kv | None) -> None:
+    def _place_soon(self, running: Running, kv: Kv | None) -> None:
         if kv is not None and self.mode == "replay":
-            self._spawn(self._release(kv))
+            self._spawn(self._placer.release(kv))
             kv = None
-        super()._place_soon(request_id, kv)
+        super()._place_soon(running, kv)
 
 
 @asynccontextmanager

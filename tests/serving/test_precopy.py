@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.contexts.moves import MAX_STAGES, Stage, copies_on
+from serving.contexts import moves
+from serving.contexts.moves import BOUNDARY_WAIT_S, MAX_STAGES, Stage, copies_on, waits_for_boundary
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
 from tests.fakes import BLOCK_SIZE_TOKENS, KV_BLOCK_BYTES, until
@@ -164,13 +165,89 @@ async def test_only_so_many_moves_at_once(fleet: Fleet) -> None:
     await until(lambda: not fleet.held)
 
 
+async def test_a_move_keeps_its_turn_until_the_destination_answers(fleet: Fleet) -> None:
+    await fleet.start("d1", "d2")
+    for n in range(3):
+        await fleet.ask(f"r{n}", prompt_tokens=SHORT, max_tokens=20, first_token=n + 1)
+    for name in ("d1", "d2"):
+        fleet[name].pace()
+    await until(lambda: sum(len(fleet[name].adds) for name in ("d1", "d2")) == 3)
+    moving = [asyncio.create_task(fleet.client.move(f"r{n}", reason=MoveReason.REBALANCE)) for n in range(3)]
+    await until(lambda: sum(task.done() for task in moving) == 2)
+    await asyncio.sleep(0.05)
+    assert sum(len(e.copies) for e in fleet.engines.values()) == 2, "two cut over, the third may not copy yet"
+    finish(fleet)
+    await asyncio.wait_for(asyncio.gather(*moving), 5)
+    for n in range(3):
+        await fleet.expect_exact(f"r{n}", 20, first_token=n + 1)
+    await until(lambda: not fleet.held)
+
+
+async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_recomputed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    here, there = await started(fleet, "d1", "d2")
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    to_boundary = FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1)
+    fleet[here].allow(to_boundary - 1)
+    await until(lambda: len(fleet.tokens["r"]) == 4 + to_boundary - 1)
+    await asyncio.sleep(0.05)
+    assert len(fleet[there].copies) == 1 and not moving.done(), "one token short of a full block"
+    fleet[here].allow(1)
+    assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
+    assert len(fleet[there].copies) == 2
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    (leg,) = fleet[there].adds
+    assert leg.kv is None and len(leg.leg["output_token_ids"]) == 4 + to_boundary + 1
+    assert fleet.metric("recomputed_tokens_total") == 1
+    assert fleet.metric("moves_total", reason="drain", mode="kv") == 1
+    await until(lambda: not fleet.held)
+
+
+async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    here, there = await started(fleet, "d1", "d2", "d3")
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    fleet[here].allow(FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1))
+    assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
+    await fleet.kill(there)
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    (other,) = {"d1", "d2", "d3"} - {here, there}
+    assert fleet[other].adds[0].kv is not None
+    await until(lambda: not fleet.held)
+
+
+@given(
+    num_tokens=st.integers(1, 5000),
+    paces_s=st.lists(st.tuples(st.integers(1, 50), st.floats(0.0001, 1)), max_size=4),
+    step_s=st.floats(0, 1),
+    block=st.sampled_from([16, 128]),
+)
+def test_a_wait_for_a_boundary_is_short_and_pays(
+    num_tokens: int, paces_s: list[tuple[int, float]], step_s: float, block: int
+) -> None:
+    stages = [Stage(tokens=0, blocks=blocks, took_s=blocks * pace_s) for blocks, pace_s in paces_s]
+    waits = waits_for_boundary(num_tokens, stages, step_s=step_s, block_size_tokens=block)
+    known = [pace_s for blocks, pace_s in paces_s if blocks >= moves.PACED_BLOCKS]
+    if waits:
+        left = block - (num_tokens - 1) % block
+        assert known and step_s > 0 and left * step_s <= BOUNDARY_WAIT_S
+    if known and min(known) < 0.2 * step_s:
+        assert not waits, "a quick link carries the tail"
+
+
 @given(
     num_tokens=st.integers(1, 5000),
     copied=st.lists(st.tuples(st.integers(0, 5000), st.floats(0.001, 10)), max_size=6),
     block=st.sampled_from([16, 128]),
 )
 def test_copies_end(num_tokens: int, copied: list[tuple[int, float]], block: int) -> None:
-    stages = [Stage(tokens=tokens // block * block, took_s=took_s) for tokens, took_s in copied]
+    stages = [Stage(tokens=tokens // block * block, blocks=1, took_s=took_s) for tokens, took_s in copied]
     if copies_on(num_tokens, stages, block_size_tokens=block):
         assert len(stages) < MAX_STAGES
         assert num_tokens > block, "there is a full block, and the last token has no KV yet"
