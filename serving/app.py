@@ -65,7 +65,7 @@ def build(deployed: Deployed) -> Application:
     from serving.pools.deployment import ControllerReplica
 
     settings = deployed.settings
-    keys = ChannelKeys.generate()
+    keys = ChannelKeys.derived_from(deployed.admin_token)
     controller = serve.deployment(
         name="controller", num_replicas=1, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0.01}
     )(ControllerReplica).bind(keys)
@@ -119,7 +119,8 @@ def _engine_spec(deployed: Deployed, pool: str) -> EngineSpec:
 def from_config(arguments: dict[str, str]) -> Application:
     """Application builder for Serve config files and KubeRay: `import_path: serving.app:from_config`.
 
-    `arguments`: `config`, the path of the settings; `home`, where models are kept (default: the user's cache).
+    `arguments`: `config`, the path of the settings; `home`, where models are kept (default: the user's cache). Set
+    FERRY_ADMIN_TOKEN where the application is built: with the same token, deploying again changes only what differs.
     """
     from serving.model_store import default_home, resolve
     from serving.settings import load

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import itertools
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from serving.clock import Clock
@@ -63,15 +66,23 @@ class ChannelKeys:
     client_secret: bytes
 
     @classmethod
-    def generate(cls) -> ChannelKeys:
-        server_public, server_secret = zmq.curve_keypair()
-        client_public, client_secret = zmq.curve_keypair()
+    def derived_from(cls, secret: str) -> ChannelKeys:
+        """The same keys for the same secret: replicas of one deployment that a rolling update starts must be able to
+        talk to those that it has not replaced yet. HKDF's expand step (RFC 5869 §2.3), one block per end."""
+        server_secret, client_secret = (
+            z85.encode(hmac.digest(secret.encode(), b"ferry engine channel, " + end + b"\x01", "sha256"))
+            for end in (b"server", b"client")
+        )
         return cls(
-            server_public=server_public,
+            server_public=zmq.curve_public(server_secret),
             server_secret=server_secret,
-            client_public=client_public,
+            client_public=zmq.curve_public(client_secret),
             client_secret=client_secret,
         )
+
+    @classmethod
+    def generate(cls) -> ChannelKeys:
+        return cls.derived_from(secrets.token_urlsafe(32))
 
 
 class EngineServer:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.conftest import Deployment, config_file, ferry, free_port, start, stop
+from tests.integration.load import stream
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(500)]
 
@@ -32,34 +31,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         stop(port)
 
 
-async def stream(client: httpx.AsyncClient, deployment: Deployment, index: int) -> tuple[str, int]:
-    """Text and completion tokens of one greedy stream."""
-    body: dict[str, Any] = {
-        "model": deployment.model,
-        "messages": [{"role": "user", "content": f"Tell story number {index} about a ferry on a wide river."}],
-        "temperature": 0,
-        "max_tokens": TOKENS,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    text, tokens = "", 0
-    async with client.stream("POST", f"{deployment.base_url}/v1/chat/completions", json=body) as answer:
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            assert "error" not in event, event
-            text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
-            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-    return text, tokens
-
-
 async def test_draining_either_engine_under_load_loses_nothing(pair: Deployment) -> None:
     async with httpx.AsyncClient(timeout=120) as client:
-        undisturbed = await asyncio.gather(*(stream(client, pair, index) for index in range(STREAMS)))
+        undisturbed = await asyncio.gather(*(stream(client, pair, index, tokens=TOKENS) for index in range(STREAMS)))
         replicas = [r["replica"] for r in pair.status()["replicas"]]
-        running = [asyncio.create_task(stream(client, pair, index)) for index in range(STREAMS)]
+        running = [asyncio.create_task(stream(client, pair, index, tokens=TOKENS)) for index in range(STREAMS)]
         await asyncio.sleep(0.5)
         for replica in replicas:
             drained = await asyncio.to_thread(ferry, "drain", replica, "--port", str(pair.port))
@@ -67,7 +43,6 @@ async def test_draining_either_engine_under_load_loses_nothing(pair: Deployment)
             back = await asyncio.to_thread(ferry, "undrain", replica, "--port", str(pair.port))
             assert back.returncode == 0, back.stdout + back.stderr
         together = await asyncio.gather(*running)
-    assert [tokens for _, tokens in together] == [TOKENS] * STREAMS
     assert together == undisturbed
     assert pair.metric("ferry:moves_total", reason="drain", mode="kv") >= 1
     assert pair.metric("ferry:moves_total", mode="replay") == 0

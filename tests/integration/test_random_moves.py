@@ -13,6 +13,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serving.clock import SystemClock
+from serving.contexts import moves
 from serving.contexts.pool_client import PoolClient
 from serving.engine import core
 from serving.engine.messages import HandOff
@@ -98,6 +99,23 @@ async def test_a_precopied_move_is_exact_and_its_cut_over_finds_the_blocks(
     assert await held(client) == {}
 
 
+async def test_on_a_slow_link_the_tail_is_recomputed_and_the_stream_exact(
+    llm: AsyncLLM, client: PoolClient, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    unmoved = await generate(llm, "c-unmoved", 120)
+    await client.reset_prefix_cache_async()
+    moved = asyncio.create_task(generate(llm, "c-moved", 120))
+    while not (shown := client.contexts()) or shown[0]["output_tokens"] < 20:
+        await asyncio.sleep(0.005)
+    assert await client.move(shown[0]["context"], reason=MoveReason.REBALANCE) is HandOff.AT_NEXT_TOKEN
+    assert await moved == unmoved
+    assert registry.get_sample_value("ferry:moves_total", LABELS | {"reason": "rebalance", "mode": "kv"}) == 1
+    recomputed = registry.get_sample_value("ferry:recomputed_tokens_total", LABELS) or 0
+    assert 1 <= recomputed <= moves.RECOMPUTED_TOKENS
+    assert await held(client) == {}, "the source has its tail block back"
+
+
 async def test_300_random_moves_leave_nothing_behind(
     llm: AsyncLLM, client: PoolClient, registry: CollectorRegistry
 ) -> None:
@@ -116,7 +134,7 @@ async def test_300_random_moves_leave_nothing_behind(
             done += answer is HandOff.AT_NEXT_TOKEN
             kinds[precopy] += answer is HandOff.AT_NEXT_TOKEN
         assert [await stream for stream in streams] == unmoved
-    moves = registry.get_sample_value("ferry:moves_total", LABELS | {"reason": "rebalance", "mode": "kv"}) or 0
-    assert moves >= MOVES and min(kinds.values()) > MOVES // 4
+    counted = registry.get_sample_value("ferry:moves_total", LABELS | {"reason": "rebalance", "mode": "kv"}) or 0
+    assert counted >= MOVES and min(kinds.values()) > MOVES // 4
     assert await held(client) == {}, "no engine holds a block"
     assert not any(e.legs or e.unanswered for e in client.engines.all())
