@@ -27,7 +27,7 @@ test-fast: install  ## the tests that take seconds
 	$(BIN)/pytest -m "not slow and not gpu and not bench" $(ARGS)
 
 chaos: install  ## kill and stop engines at every seam of a move; takes many minutes
-	$(BIN)/pytest tests/integration/test_chaos.py $(ARGS)
+	$(BIN)/pytest -m chaos $(ARGS)
 
 check: install  ## format, lint, types, architecture
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ from serving.types import ClusterView, MoveReason, ReplicaId, ReplicaState
 logger = logging.getLogger(__name__)
 
 MOVES_AT_ONCE = 2
+PULLED_ANSWERS_WITHIN_S = 1.0
 
 
 class PoolClient(EngineCoreClient):
@@ -348,7 +349,15 @@ class PoolClient(EngineCoreClient):
             if running.context.replica_id == engine.replica.replica_id:
                 self._leave(running, mode="replay", reason=MoveReason.ENGINE_LOST)
                 self._place_soon(running, kv=None)
-        self._replay_pulls_from(engine)
+        if engine.replica.state is ReplicaState.DRAINING:
+            self._spawn(self._replay_unfinished_pulls_from(engine))
+        else:
+            self._replay_pulls_from(engine)
+
+    async def _replay_unfinished_pulls_from(self, source: Engine) -> None:
+        """A draining engine leaves when its blocks have been pulled: what has not answered yet is about to."""
+        await self._clock.sleep(PULLED_ANSWERS_WITHIN_S)
+        self._replay_pulls_from(source)
 
     def _on_stalled(self, engine: Engine) -> None:
         """An engine stands still: its contexts go on elsewhere. Should it move again, it finds them aborted."""

@@ -16,6 +16,7 @@ from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.engine.process import EngineSpec, start_host
 from serving.errors import EngineStartFailed
+from serving.logs import join_ray_log
 from serving.types import PoolRole, Replica, ReplicaState
 
 logger = logging.getLogger("ray.serve")
@@ -32,6 +33,7 @@ class EngineReplica:
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
         self, spec: EngineSpec, role: PoolRole, keys: ChannelKeys, controller: DeploymentHandle
     ) -> None:
+        join_ray_log()
         self._controller = controller
         context = serve.get_replica_context()
         replica_id = f"{spec.pool}-{context.replica_id.unique_id}"

@@ -24,6 +24,11 @@ def ferry_hand_off(core: EngineCore, leg_ids: list[str]) -> dict[str, str]:
     return {leg_id: str(_hand_off(scheduler, leg_id)) for leg_id in leg_ids}
 
 
+def ferry_holds(core: EngineCore) -> int:
+    """Requests that this engine has, those among them that ended but whose blocks wait to be pulled."""
+    return len(core.scheduler.requests)
+
+
 def _hand_off(scheduler: Scheduler, leg_id: str) -> HandOff:
     request = scheduler.requests.get(leg_id)
     if request is None or request.is_finished():

@@ -209,9 +209,10 @@ class EngineHost:
             await self._server.send(peer, Kind.STEP, Step(self._load), self._encoder.encode(step))
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until no gateway has a leg here; False when some still have after `timeout_s`."""
+        """Wait until no gateway has a leg here and no other engine has blocks to pull; False when some still have after
+        `timeout_s`."""
         deadline_s = self._clock.now_s() + timeout_s
-        while self._owner:
+        while self.dead is None and (self._owner or await self._core.call_utility_async("ferry_holds")):
             if self._clock.now_s() >= deadline_s:
                 return False
             await self._clock.sleep(DRAIN_POLL_S)

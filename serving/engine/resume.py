@@ -23,7 +23,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
 
-from serving.engine.handoff import ferry_hand_off
+from serving.engine.handoff import ferry_hand_off, ferry_holds
 from serving.engine.loan import ferry_lend
 from serving.engine.messages import LEG_KEY, Leg
 
@@ -58,6 +58,7 @@ def resume(request: Request, leg: Leg) -> None:
 # A utility method of the core is found by its name; this adds two, and changes nothing that vLLM calls itself.
 EngineCore.ferry_hand_off = ferry_hand_off
 EngineCore.ferry_lend = ferry_lend
+EngineCore.ferry_holds = ferry_holds
 
 
 def resuming(base: type[Scheduler]) -> type[Scheduler]:

@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.gateway.spec import GatewaySpec
+from serving.logs import join_ray_log
 from serving.pools.controller import GatewayReport
 from serving.types import ClusterView, MoveWish
 
@@ -26,6 +27,7 @@ class GatewayReplica:
     ) -> None:
         from serving.gateway.gateway import Gateway
 
+        join_ray_log()
         self._gateway = Gateway(
             spec,
             gateway_id=serve.get_replica_context().replica_id.unique_id,

@@ -6,6 +6,7 @@ from typing import Any
 
 from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
+from serving.logs import join_ray_log
 from serving.pools.controller import Controller, GatewayReport
 from serving.types import ClusterView, MoveWish, Replica, ReplicaId
 
@@ -17,6 +18,7 @@ class ControllerReplica:
     """Passes calls on; the event loop of the replica is the controller's."""
 
     async def __init__(self, keys: ChannelKeys) -> None:  # type: ignore[misc]  # Ray Serve awaits constructors
+        join_ray_log()
         self._controller = Controller(keys=keys, clock=SystemClock(), settle_s=SETTLE_S)
 
     async def announce(self, replica: Replica) -> None:

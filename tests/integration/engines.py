@@ -33,6 +33,10 @@ SETTINGS = EngineSettings(
 )
 
 
+# Contexts of some hundred tokens have many full blocks of this size to copy ahead.
+SMALL_BLOCKS = SETTINGS.model_copy(update={"block_size": 32})
+
+
 def model_files() -> ModelFiles:
     return ModelFiles(path=resolve("smollm2-135m", HOME).path, served_name="smollm2-135m")
 

@@ -24,9 +24,10 @@ from serving.gateway.llm import front_end
 from serving.metrics import GatewayMetrics
 from serving.router.policy import Route
 from serving.types import MoveReason
-from tests.integration.engines import SETTINGS, Hosts, model_files, show
+from tests.integration.engines import SMALL_BLOCKS, Hosts, model_files, show
 
 Mode = Literal["kv", "replay"]
+MODES: tuple[Mode, ...] = ("kv", "replay")
 LABELS = {"model_name": "m", "gateway": "g"}
 # A replay computes the same positions in one prefill instead of one by one: other matrix shapes, other last bits.
 TOLERANCE: dict[Mode, float] = {"kv": 0.0, "replay": 2e-3}
@@ -105,7 +106,7 @@ async def moving(running: Hosts) -> AsyncIterator[tuple[MovingClient, AsyncLLM]]
     """A client that knows these engines, and vLLM's front end over it."""
     client = MovingClient(running)
     await show(running, client)
-    llm = front_end(core.engine_config(core.engine_args(model_files(), SETTINGS, on_cpu=True)), client)
+    llm = front_end(core.engine_config(core.engine_args(model_files(), SMALL_BLOCKS, on_cpu=True)), client)
     try:
         yield client, llm
     finally:

@@ -151,3 +151,30 @@ async def test_contexts_are_listed_with_where_they_run(fleet: Fleet) -> None:
     client: PoolClient = fleet.client
     (shown,) = client.contexts()
     assert shown == {"context": "r", "replica": source, "leg": 1, "prompt_tokens": SHORT, "output_tokens": 4}
+
+
+async def leave_during_the_pull(fleet: Fleet) -> str:
+    """A drained replica leaves while its destination has the blocks but not answered yet; returns the destination."""
+    source = await started(fleet, "d1", "d2")
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING))
+    await until(lambda: any(method == "hand_off" for method, _ in fleet[source].calls))
+    fleet[source].allow(1)
+    destination = "d2" if source == "d1" else "d1"
+    await until(lambda: fleet[destination].adds)
+    await fleet.kill(source)
+    return destination
+
+
+async def test_a_drained_replica_may_leave_as_soon_as_its_blocks_are_pulled(fleet: Fleet) -> None:
+    await leave_during_the_pull(fleet)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 0
+
+
+async def test_a_pull_that_a_leaving_replica_left_unfinished_is_replayed(fleet: Fleet) -> None:
+    destination = await leave_during_the_pull(fleet)
+    await until(lambda: fleet[destination].aborts)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1

@@ -12,24 +12,25 @@ is part of what is compared: an answer that ends before its cut has none.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serving.types import PoolRole
-from tests.integration.engines import Hosts, hosts
-from tests.integration.moving import TOLERANCE, Mode, MovingClient, moving
+from tests.integration.engines import SMALL_BLOCKS, Hosts
+from tests.integration.moving import MODES, TOLERANCE, MovingClient, moving
 
-pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
-BLOCK = 128
+BLOCK = SMALL_BLOCKS.block_size or 0
 TOKENS = 24
-PROMPT_TOKENS = BLOCK - 8
+PROMPT_TOKENS = 4 * BLOCK - 8
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
@@ -57,18 +58,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "multi-byte": {"temperature": 0, "structured_outputs": StructuredOutputsParams(regex="(é|漢|🙂){12}")},
 }
-# The first tokens, the block boundary (KV of 127 tokens moves at 8, a full block of 128 at 9) and the end.
+# The first tokens, the block boundary (KV of 127 tokens moves at 8, four full blocks of 32 at 9) and the end.
 POSITIONS = [1, 2, 8, 9, TOKENS - 1]
 AWAY_AND_BACK = (3, 11)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Hosts]:
-    with hosts([PoolRole.MIXED, PoolRole.MIXED]) as running:
-        yield running
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def opened(running: Hosts) -> AsyncIterator[tuple[MovingClient, AsyncLLM]]:
     async with moving(running) as opened:
         yield opened
@@ -133,9 +128,8 @@ async def counted(client: MovingClient, llm: AsyncLLM, name: str, params: dict[s
     return seen
 
 
-@pytest.mark.parametrize("mode", ["kv", "replay"])
 @pytest.mark.parametrize("case", CASES)
-async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case: str, mode: Mode) -> None:
+async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case: str) -> None:
     client, llm = opened
     params = CASES[case]
     await client.cut()
@@ -145,14 +139,14 @@ async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case:
     print(f"{case}: {length} tokens, {unmoved['finish']}")
     twice = AWAY_AND_BACK if length > max(AWAY_AND_BACK) else (1, length - 1)
     wrong = []
-    for cuts in [*((position,) for position in POSITIONS), twice]:
+    for mode, cuts in itertools.product(MODES, [*((position,) for position in POSITIONS), twice]):
         await client.cut(*cuts, mode=mode)
         moved = await counted(client, llm, f"{case}-{mode}-{cuts}", params)
-        wrong += [f"cut at {cuts}: {found}" for found in differences(moved, unmoved, tolerance=TOLERANCE[mode])]
+        wrong += [f"{mode}, cut at {cuts}: {found}" for found in differences(moved, unmoved, tolerance=TOLERANCE[mode])]
         # A context that stops at a string may be handed off before the front end has seen the string.
         moves = client.moved if "stop" not in params else Counter({c: n for c, n in client.moved.items() if c < length})
         if moves != reached(cuts, unmoved):
-            wrong.append(f"cut at {cuts}: moved at {moves}")
+            wrong.append(f"{mode}, cut at {cuts}: moved at {moves}")
     print(*wrong, sep="\n")
     assert not wrong
     assert reached(twice, unmoved).keys() == set(twice), "it went away and came back"

@@ -11,22 +11,23 @@ who send `X-Ferry-Moves: 1`.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from fastapi import APIRouter
 
 from serving.gateway.http import Doors, build, front_end_arguments
 from serving.settings import GatewaySettings
-from serving.types import PoolRole
 from tests.integration.answers import Answer, differences, read, read_whole
-from tests.integration.engines import Hosts, hosts, model_files
-from tests.integration.moving import TOLERANCE, Mode, MovingClient, moving
+from tests.integration.engines import Hosts, model_files
+from tests.integration.moving import MODES, TOLERANCE, MovingClient, moving
 
-pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
 SETTINGS = GatewaySettings(args={"tool_strict_level": "parameter"})
 MODEL = "smollm2-135m"
@@ -86,13 +87,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Hosts]:
-    with hosts([PoolRole.MIXED, PoolRole.MIXED]) as running:
-        yield running
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def opened(running: Hosts) -> AsyncIterator[tuple[MovingClient, httpx.AsyncClient]]:
     """The client of the engines, and a client of the gateway over it."""
     async with moving(running) as (client, llm):
@@ -121,11 +116,8 @@ async def ask(http: httpx.AsyncClient, case: str) -> Answer:
     return read(answer.text) if "stream" in body else read_whole(answer.text)
 
 
-@pytest.mark.parametrize("mode", ["kv", "replay"])
 @pytest.mark.parametrize("case", CASES)
-async def test_moved_answer_equals_unmoved(
-    opened: tuple[MovingClient, httpx.AsyncClient], case: str, mode: Mode
-) -> None:
+async def test_moved_answer_equals_unmoved(opened: tuple[MovingClient, httpx.AsyncClient], case: str) -> None:
     client, http = opened
     await client.cut()
     unmoved = await ask(http, case)
@@ -136,10 +128,10 @@ async def test_moved_answer_equals_unmoved(
     assert length > 4, "there is something to cut"
     middle = length // 2
     wrong = []
-    for cuts in [(1,), (2,), (middle,), (length - 1,), (2, middle + 1)]:
+    for mode, cuts in itertools.product(MODES, [(1,), (2,), (middle,), (length - 1,), (2, middle + 1)]):
         await client.cut(*cuts, mode=mode)
         moved = await ask(http, case)
-        wrong += [f"cut at {cuts}: {found}" for found in differences(moved.body, unmoved.body, TOLERANCE[mode])]
+        wrong += [f"{mode}, cut at {cuts}: {found}" for found in differences(moved.body, unmoved.body, TOLERANCE[mode])]
         assert client.moved == Counter(dict.fromkeys(cuts, contexts)), f"cut at {cuts}: moved at {client.moved}"
         assert moved.moves["moves"] == moved.moves[mode] == len(cuts) * contexts, moved.moves
         if "stream" in CASES[case][1]:
