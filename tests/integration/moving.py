@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
+import pytest
 from prometheus_client import CollectorRegistry
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -27,7 +28,8 @@ from serving.types import MoveReason
 from tests.integration.engines import SMALL_BLOCKS, Hosts, model_files, show
 
 Mode = Literal["kv", "replay"]
-MODES: tuple[Mode, ...] = ("kv", "replay")
+Depth = Literal["usual", "whole"]
+DEPTHS = ["usual", pytest.param("whole", marks=pytest.mark.chaos)]
 LABELS = {"model_name": "m", "gateway": "g"}
 # A replay computes the same positions in one prefill instead of one by one: other matrix shapes, other last bits.
 TOLERANCE: dict[Mode, float] = {"kv": 0.0, "replay": 2e-3}
@@ -99,6 +101,13 @@ class MovingClient(PoolClient):
             self._spawn(self._placer.release(kv))
             kv = None
         super()._place_soon(running, kv)
+
+
+def runs(cuts: Sequence[tuple[int, ...]], depth: Depth) -> list[tuple[Mode, tuple[int, ...]]]:
+    """The cells of one row of the matrix: every cut by KV; by replay every cut, or usually the last two, which has
+    one in the middle or at the end and one away and back."""
+    replayed = cuts if depth == "whole" else cuts[-2:]
+    return [*(("kv", cut) for cut in cuts), *(("replay", cut) for cut in replayed)]
 
 
 @asynccontextmanager

@@ -59,6 +59,7 @@ def test_engines_that_do_not_fit_are_refused_with_the_arithmetic(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.real
 def test_an_engine_that_dies_at_start_shows_its_cause(tmp_path: Path) -> None:
-    path = config_file(tmp_path, engine={"args": {"load_format": "no_such_format"}})
+    pools = {"mixed": {"role": "mixed", "replicas": 1}}
+    path = config_file(tmp_path, engine={"args": {"load_format": "no_such_format"}}, pools=pools)
     output = refused("--config", str(path), "--port", str(free_port()))
     assert "no_such_format" in output, output

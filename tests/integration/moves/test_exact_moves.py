@@ -12,7 +12,6 @@ is part of what is compared: an answer that ends before its cut has none.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from tests.integration.engines import SMALL_BLOCKS, Hosts
-from tests.integration.moving import MODES, TOLERANCE, MovingClient, moving
+from tests.integration.moving import DEPTHS, TOLERANCE, Depth, MovingClient, moving, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
@@ -128,8 +127,9 @@ async def counted(client: MovingClient, llm: AsyncLLM, name: str, params: dict[s
     return seen
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("case", CASES)
-async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case: str) -> None:
+async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case: str, depth: Depth) -> None:
     client, llm = opened
     params = CASES[case]
     await client.cut()
@@ -139,7 +139,7 @@ async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case:
     print(f"{case}: {length} tokens, {unmoved['finish']}")
     twice = AWAY_AND_BACK if length > max(AWAY_AND_BACK) else (1, length - 1)
     wrong = []
-    for mode, cuts in itertools.product(MODES, [*((position,) for position in POSITIONS), twice]):
+    for mode, cuts in runs([*((position,) for position in POSITIONS), twice], depth):
         await client.cut(*cuts, mode=mode)
         moved = await counted(client, llm, f"{case}-{mode}-{cuts}", params)
         wrong += [f"{mode}, cut at {cuts}: {found}" for found in differences(moved, unmoved, tolerance=TOLERANCE[mode])]

@@ -11,7 +11,6 @@ who send `X-Ferry-Moves: 1`.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,7 +24,7 @@ from serving.gateway.http import Doors, build, front_end_arguments
 from serving.settings import GatewaySettings
 from tests.integration.answers import Answer, differences, read, read_whole
 from tests.integration.engines import Hosts, model_files
-from tests.integration.moving import MODES, TOLERANCE, MovingClient, moving
+from tests.integration.moving import DEPTHS, TOLERANCE, Depth, MovingClient, moving, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
@@ -116,8 +115,11 @@ async def ask(http: httpx.AsyncClient, case: str) -> Answer:
     return read(answer.text) if "stream" in body else read_whole(answer.text)
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("case", CASES)
-async def test_moved_answer_equals_unmoved(opened: tuple[MovingClient, httpx.AsyncClient], case: str) -> None:
+async def test_moved_answer_equals_unmoved(
+    opened: tuple[MovingClient, httpx.AsyncClient], case: str, depth: Depth
+) -> None:
     client, http = opened
     await client.cut()
     unmoved = await ask(http, case)
@@ -128,7 +130,7 @@ async def test_moved_answer_equals_unmoved(opened: tuple[MovingClient, httpx.Asy
     assert length > 4, "there is something to cut"
     middle = length // 2
     wrong = []
-    for mode, cuts in itertools.product(MODES, [(1,), (2,), (middle,), (length - 1,), (2, middle + 1)]):
+    for mode, cuts in runs([(1,), (2,), (middle,), (length - 1,), (2, middle + 1)], depth):
         await client.cut(*cuts, mode=mode)
         moved = await ask(http, case)
         wrong += [f"{mode}, cut at {cuts}: {found}" for found in differences(moved.body, unmoved.body, TOLERANCE[mode])]

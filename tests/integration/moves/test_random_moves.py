@@ -25,7 +25,7 @@ from tests.integration.engines import SMALL_BLOCKS, Hosts, model_files, show
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(600)]
 
 STREAMS = 4
-TOKENS = 400
+TOKENS = 200
 LABELS = {"model_name": "m", "gateway": "g"}
 
 
@@ -112,7 +112,7 @@ async def test_random_moves_leave_nothing_behind(
     llm: AsyncLLM, client: PoolClient, registry: CollectorRegistry, count: int
 ) -> None:
     names = [f"{n}" for n in range(STREAMS)]
-    unmoved = [await generate(llm, f"{name}-unmoved") for name in names]
+    unmoved = list(await asyncio.gather(*(generate(llm, f"{name}-unmoved") for name in names)))
     draw, done, kinds = random.Random(5), 0, {True: 0, False: 0}
     while done < count:
         streams = [asyncio.create_task(generate(llm, f"{name}-{done}")) for name in names]
