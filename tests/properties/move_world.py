@@ -1,0 +1,379 @@
+"""A gateway's pool client over engines in memory, at a virtual time, with a ledger of what must come of it.
+
+Real: PoolClient and all beneath it, the channel, the engine host. In memory: the wire, the engine cores, time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import zmq.asyncio
+from prometheus_client import CollectorRegistry
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.serial_utils import MsgpackDecoder
+
+from serving.contexts.pool_client import PoolClient
+from serving.engine import channel, host
+from serving.engine.channel import ChannelKeys
+from serving.engine.host import EngineHost
+from serving.engine.messages import Add, HandOff, Kind, unpack
+from serving.errors import EngineLost
+from serving.metrics import GatewayMetrics
+from serving.router.policy import choose_decode
+from serving.types import ClusterView, MoveReason, PoolRole, Replica, ReplicaState
+from tests.fakes import engine_info
+from tests.properties.memory_blocks import BLOCK_SIZE_TOKENS, stream
+from tests.properties.memory_core import NUM_BLOCKS, MemoryCore, QuietMeter
+from tests.properties.memory_wire import Connection, Message, OpenDoor, Wire
+from tests.properties.virtual_loop import LoopClock, VirtualLoop
+
+ENGINE_WAIT_S = 3.0
+DISAGGREGATE_FROM_TOKENS = 12
+SLICE_S = 0.25
+LABELS = {"model_name": "m", "gateway": "g"}
+ROLES = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
+OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.")
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request, and what its client has got."""
+
+    expected: list[int]
+    tokens: list[int] = field(default_factory=list)
+    end: FinishReason | None = None
+    aborted: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.aborted or self.end is not None
+
+
+@dataclass(slots=True)
+class Node:
+    """One engine: its core and its host, what the controller says of it, and whether its process still runs."""
+
+    name: str
+    core: MemoryCore
+    host: EngineHost
+    state: ReplicaState = ReplicaState.READY
+    shown: bool = True
+    runs: bool = True
+
+    @property
+    def lives(self) -> bool:
+        return self.runs and self.core.alive
+
+    @property
+    def replica(self) -> Replica:
+        role = ROLES[self.name[0]]
+        return Replica(
+            replica_id=self.name,
+            pool=role.value,
+            role=role,
+            state=self.state,
+            address=self.host.address,
+            node_id="node",
+            pid=1,
+            info=self.host.info,
+        )
+
+
+class World:
+    """Actions come from a test; after each, `check` holds."""
+
+    def __init__(self) -> None:
+        self.loop, self.wire = VirtualLoop(), Wire(self._lost)
+        self.exchange: dict[str, MemoryCore] = {}
+        self.nodes: dict[str, Node] = {}
+        self.asked: dict[str, Asked] = {}
+        self.moves: list[asyncio.Task[HandOff]] = []
+        self.legs_sent: dict[str, int] = {}
+        self.unowed: set[str] = set()
+        """Kept KV whose release was lost with an engine: only the lease frees it."""
+        self.engines_lost = False
+        self._failures: list[BaseException] = []
+        self._client_tasks: set[asyncio.Task[Any]] = set()
+        self._views: asyncio.Queue[ClusterView] = asyncio.Queue()
+        self._decoder = MsgpackDecoder(EngineCoreOutputs)
+        self._servable_s = self.loop.time()
+        self._version = 0
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(zmq.asyncio, "Context", self.wire.context)
+        self._patch.setattr(channel, "AsyncioAuthenticator", OpenDoor)
+        self._patch.setattr(host, "_local_processes", lambda core: [core] if core.alive else [])
+        self._patch.setattr(host, "_sample", lambda core: (core.cpu_s, not core.stalled))
+        self.loop.set_task_factory(self._make_task)
+        self.keys, self.clock = ChannelKeys.generate(), LoopClock(self.loop)
+        self.registry = CollectorRegistry()
+        self.client = PoolClient(
+            keys=self.keys,
+            clock=self.clock,
+            metrics=GatewayMetrics(self.registry, model_name="m", gateway="g"),
+            disaggregate_from_tokens=DISAGGREGATE_FROM_TOKENS,
+            engine_wait_s=ENGINE_WAIT_S,
+        )
+        self._pumps = [self.loop.create_task(work) for work in (self._read(), self._follow())]
+
+    # ---- watching
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **how: Any) -> Any:
+        task = asyncio.Task(work, loop=loop, **how)
+        if getattr(work, "__qualname__", "").startswith(OF_THE_CLIENT) and "move" != work.__qualname__[-4:]:
+            self._client_tasks.add(task)
+            task.add_done_callback(self._client_task_ended)
+        return task
+
+    def _client_task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._client_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failures.append(error)
+
+    async def _read(self) -> None:
+        """What AsyncLLM would read, checked token by token."""
+        while True:
+            for output in (await self.client.get_output_async()).outputs:
+                asked = self.asked[output.request_id]
+                assert asked.end is None, "an output after the end"
+                assert output.kv_transfer_params is None, "clients must not see where KV lies"
+                asked.tokens += output.new_token_ids
+                assert asked.tokens == asked.expected[: len(asked.tokens)], "not the tokens of an undisturbed run"
+                asked.end = output.finish_reason
+                if asked.end is FinishReason.ERROR:
+                    waited_s = self.loop.time() - self._servable_s
+                    assert waited_s >= ENGINE_WAIT_S - SLICE_S, f"failed after {waited_s} s without an engine"
+                elif asked.end is not None:
+                    assert asked.tokens == asked.expected, "it ended too soon"
+
+    async def _follow(self) -> None:
+        while True:
+            await self.client.follow(await self._views.get())
+
+    def _lost(self, message: Message) -> None:
+        """A message will never arrive. If it names kept KV, nobody else may know of it."""
+        kind, header, _ = unpack(list(message))
+        if kind is Kind.ADD and header.copies:
+            return  # the client knows of the copy, and releases what was lent for it
+        for core in self.exchange.values():
+            self.unowed |= {name for name in core.kept if any(name.encode() in frame for frame in message)}
+
+    def _lost_with(self, node: Node) -> None:
+        """What an engine had been told to pull or to release when it was lost."""
+        self.engines_lost = True
+        for one in node.core.sequences():
+            if one.pull is not None and "+" not in one.leg_id:
+                self.unowed.add(one.pull["remote_request_id"])
+        for kind, what, _ in node.core.inbox:
+            extra = (what.sampling_params.extra_args or {}) if kind == "add" else {}
+            kv = extra.get("kv_transfer_params") or {}
+            if "remote_request_id" in kv and "+" not in what.request_id.removeprefix("release-"):
+                self.unowed.add(kv["remote_request_id"])
+            elif "remote_request_id" in kv and what.abort_immediately:
+                self.unowed.add(kv["remote_request_id"])
+
+    def check(self) -> None:
+        """What holds at any time."""
+        for pump in self._pumps:
+            if pump.done():
+                pump.result()
+        for error in self._failures:
+            raise error
+        if choose_decode(0, self.client.engines.candidates()) is not None:
+            self._servable_s = self.loop.time()
+        if len(self.client.engines.all()) < 2:  # nobody to notify a source through
+            self.unowed |= {name for core in self.exchange.values() for name in core.kept}
+        for node in self.nodes.values():
+            node.core.audit()
+        for move in self.moves:
+            if move.done() and move.exception() is not None:
+                assert isinstance(move.exception(), EngineLost | RuntimeError), move.exception()
+                assert self.engines_lost
+        assert self.client.in_flight == self.metric("requests_in_flight")
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"ferry:{name}", LABELS | labels) or 0.0
+
+    # ---- actions
+
+    def start(self, name: str) -> None:
+        async def make() -> None:
+            core = MemoryCore(name, self.exchange)
+            info = engine_info(name, block_size_tokens=BLOCK_SIZE_TOKENS, num_kv_blocks=NUM_BLOCKS, max_num_seqs=8)
+            engine = EngineHost(
+                replica_id=name,
+                core=core,
+                info=info,
+                host=name,
+                keys=self.keys,
+                clock=self.clock,
+                meter=QuietMeter(),
+            )
+            self.nodes[name] = Node(name, core, engine)
+
+        self.loop.run(make())
+        self.show()
+
+    def show(self) -> None:
+        """Let the client see the cluster as it is said to be."""
+        self._version += 1
+        replicas = tuple(node.replica for node in self.nodes.values() if node.shown)
+        self._views.put_nowait(ClusterView(version=self._version, replicas=replicas))
+        self.loop.settle()
+
+    def ask(self, prompt: list[int], *, max_tokens: int, stop_at: int | None) -> None:
+        request_id = f"r{len(self.asked)}"
+        expected = stream(prompt, max_tokens)
+        params = SamplingParams(max_tokens=max_tokens)
+        if stop_at is not None and stop_at < max_tokens:
+            params.stop_token_ids = expected[stop_at : stop_at + 1]
+            expected = expected[: stop_at + 1]
+        self.asked[request_id] = Asked(expected)
+        request = EngineCoreRequest(
+            request_id=request_id,
+            prompt_token_ids=prompt,
+            mm_features=None,
+            sampling_params=params,
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        self.loop.run(self.client.add_request_async(request))
+
+    def abort(self, request_id: str) -> None:
+        if self.asked[request_id].over:
+            return
+        self.asked[request_id].aborted = True
+        with suppress(EngineLost):
+            self.loop.run(self.client.abort_requests_async([request_id]))
+
+    def move(self, request_id: str, destination: str | None, *, carry_kv: bool, precopy: bool) -> None:
+        wish = self.client.move(
+            request_id, reason=MoveReason.REBALANCE, destination=destination, carry_kv=carry_kv, precopy=precopy
+        )
+        self.moves.append(self.loop.create_task(wish))
+        self.loop.settle()
+
+    def step(self, name: str, *, pulls: bool = True, relay: bool = True) -> None:
+        self.nodes[name].core.step(pulls=pulls)
+        if relay:
+            self.nodes[name].core.relay()
+        self.loop.settle()
+
+    def step_all(self) -> None:
+        for name in self.nodes:
+            self.step(name)
+
+    def advance(self, duration_s: float) -> None:
+        """Let time pass, with a look at every slice of it."""
+        end_s = self.loop.time() + duration_s
+        while (left_s := end_s - self.loop.time()) > 0:
+            self.loop.advance(min(SLICE_S, left_s))
+            self.check()
+
+    def kill(self, name: str) -> None:
+        """The process and its machine are gone without a word."""
+        node = self.nodes[name]
+        self._lost_with(node)
+        node.runs = node.shown = False
+        node.core.die()
+        self.wire.unplug(node.host.address)
+        self.loop.settle()
+
+    def crash(self, name: str) -> None:
+        """The core ends; its host says so."""
+        self._lost_with(self.nodes[name])
+        self.nodes[name].core.crash()
+        self.nodes[name].shown = False
+        self.loop.settle()
+
+    def cut(self, name: str) -> None:
+        """The connection breaks; both ends live."""
+        self.engines_lost = True
+        for connection in self.connections(name):
+            connection.break_down()
+        self.loop.settle()
+
+    def stall(self, name: str, *, stalled: bool) -> None:
+        self.engines_lost = True
+        self.nodes[name].core.stalled = stalled
+        self.loop.settle()
+
+    def connections(self, name: str) -> list[Connection]:
+        return self.wire.to(self.nodes[name].host.address)
+
+    # ---- the end
+
+    def finish(self) -> None:
+        """Harm nobody any more: then everything comes to its end, and nothing is left anywhere."""
+        for node in self.nodes.values():
+            node.core.stalled, node.state, node.shown = False, ReplicaState.READY, node.lives
+            for connection in self.connections(node.name) if node.lives else ():
+                connection.to_engine.let_go()
+                connection.to_client.let_go()
+        self.start("d-last")
+        self._step_until(lambda: all(asked.over for asked in self.asked.values()), limit_s=60.0)
+        self._step_until(lambda: all(move.done() for move in self.moves), limit_s=60.0)
+        self._step_until(lambda: not self._client_tasks and self._views.empty(), limit_s=60.0)
+        # Engines notice a peer that left them without a word after 10 s.
+        for _ in range(24):
+            self.step_all()
+            self.advance(0.5)
+        self._check_books()
+        self._check_engines()
+
+    def _step_until(self, condition: Any, *, limit_s: float) -> None:
+        end_s = self.loop.time() + limit_s
+        while not condition():
+            assert self.loop.time() < end_s, "it does not come to its end"
+            self.step_all()
+            self.advance(0.1)
+
+    def _check_books(self) -> None:
+        assert self.client.in_flight == 0 and self.client.contexts() == []
+        assert not self._client_tasks, self._client_tasks
+        for engine in self.client.engines.all():
+            assert (engine.legs, engine.unanswered) == (set(), {})
+        tokens = sum(len(asked.tokens) for asked in self.asked.values())
+        assert self.metric("generation_tokens_total") == tokens
+        ends = {reason: self.metric("requests_total", outcome=reason) for reason in ("stop", "length", "error")}
+        got = [str(asked.end) for asked in self.asked.values() if not asked.aborted]
+        assert all(ends[reason] >= got.count(reason) for reason in ends)
+        assert sum(ends.values()) + self.metric("requests_total", outcome="abort") == len(self.asked)
+
+    def _check_engines(self) -> None:
+        for node in (node for node in self.nodes.values() if node.lives):
+            assert node.core.sequences() == [], f"{node.name} still has {node.core.sequences()}"
+            assert self.loop.run(node.host.drained(0.0)), f"{node.name}'s host still counts legs"
+            owed = node.core.kept.keys() - self.unowed
+            assert not owed, f"{node.name} keeps KV that nobody will pull: {owed}"
+            node.core.expire_leases()
+            node.core.audit()
+            assert node.core.pool.num_free == NUM_BLOCKS
+
+    def close(self) -> None:
+        """Close the client, then all else; no task of the client outlives it."""
+
+        async def end() -> None:
+            await self.client.close()
+            for node in self.nodes.values():
+                await node.host.close()
+            for task in self._pumps:
+                task.cancel()
+
+        try:
+            self.loop.run(end())
+            assert not self._client_tasks
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.settle()
+            self.loop.close()
+            self._patch.undo()

@@ -1,0 +1,188 @@
+"""Moves under every harm in any order: each stream exact, each request ended, each block free in the end."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from serving.types import ReplicaState
+from tests.properties.memory_wire import Way
+from tests.properties.move_world import World
+
+MAX_ENGINES = 4
+MAX_REQUESTS = 6
+PICK = st.integers(0, 11)
+
+
+class MoveMachine(RuleBasedStateMachine):
+    """Picks are numbers: the n-th of those there are, so that an example shrinks and still means something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.started = 0
+        self.well = True
+
+    @initialize(kinds=st.sampled_from(["dd", "ddd", "pdd", "ppd", "mm", "pm", "dm"]))
+    def start(self, kinds: str) -> None:
+        for kind in kinds:
+            self.join(kind)
+
+    def join(self, kind: str) -> None:
+        self.started += 1
+        self.world.start(f"{kind}{self.started}")
+
+    # ---- what there is
+
+    def live(self) -> list[str]:
+        return [node.name for node in self.world.nodes.values() if node.lives]
+
+    def engine(self, pick: int) -> str:
+        return self.live()[pick % len(self.live())]
+
+    def open_requests(self) -> list[str]:
+        return [name for name, asked in self.world.asked.items() if not asked.over]
+
+    def way(self, name: str, to_engine: bool) -> Way | None:
+        ways = [c.to_engine if to_engine else c.to_client for c in self.world.connections(name)]
+        return ways[-1] if ways else None
+
+    def busy_ends(self) -> list[str]:
+        """Engines that pull now, or are told to, and those that keep KV for a pull."""
+        cores = [(name, self.world.nodes[name].core) for name in self.live()]
+        return [n for n, c in cores if c.kept or any(s.pull for s in c.sequences()) or any(i[0] == "add" for i in c.inbox)]
+
+    # ---- rules
+
+    @precondition(lambda self: len(self.live()) < MAX_ENGINES)
+    @rule(kind=st.sampled_from("ddmp"))
+    def an_engine_joins(self, kind: str) -> None:
+        self.join(kind)
+
+    @precondition(lambda self: len(self.world.asked) < MAX_REQUESTS)
+    @rule(
+        prompt=st.integers(1, 22),
+        shared=st.booleans(),
+        max_tokens=st.integers(1, 16),
+        stop_at=st.none() | st.integers(0, 12),
+    )
+    def a_client_asks(self, prompt: int, shared: bool, max_tokens: int, stop_at: int | None) -> None:
+        first = 1 if shared else 100 + len(self.world.asked)
+        self.world.ask([first, *range(2, prompt + 1)], max_tokens=max_tokens, stop_at=stop_at)
+
+    @precondition(lambda self: self.open_requests())
+    @rule(pick=PICK)
+    def a_client_leaves(self, pick: int) -> None:
+        self.world.abort(self.open_requests()[pick % len(self.open_requests())])
+
+    @precondition(lambda self: self.live())
+    @rule(pick=PICK, pulls=st.booleans(), relay=st.booleans(), count=st.integers(1, 3))
+    def an_engine_steps(self, pick: int, pulls: bool, relay: bool, count: int) -> None:
+        name = self.engine(pick)
+        for _ in range(count):
+            self.world.step(name, pulls=pulls, relay=relay)
+
+    @rule(count=st.integers(1, 4))
+    def all_engines_step(self, count: int) -> None:
+        for _ in range(count):
+            self.world.step_all()
+
+    @precondition(lambda self: self.live())
+    @rule(pick=PICK)
+    def an_engine_relays(self, pick: int) -> None:
+        self.world.nodes[self.engine(pick)].core.relay()
+        self.world.loop.settle()
+
+    @precondition(lambda self: self.open_requests() and self.live())
+    @rule(
+        picks=st.lists(PICK, min_size=1, max_size=3),
+        to=st.none() | PICK,
+        carry_kv=st.integers(0, 3).map(bool),
+        precopy=st.booleans(),
+    )
+    def contexts_are_moved(self, picks: list[int], to: int | None, carry_kv: bool, precopy: bool) -> None:
+        wanted = [self.open_requests()[pick % len(self.open_requests())] for pick in picks]
+        for request_id in wanted:
+            destination = None if to is None else self.engine(to)
+            self.world.move(request_id, destination, carry_kv=carry_kv, precopy=precopy)
+
+    @precondition(lambda self: self.live())
+    @rule(pick=PICK, state=st.sampled_from([ReplicaState.DRAINING, ReplicaState.READY]))
+    def an_engine_drains_or_stays(self, pick: int, state: ReplicaState) -> None:
+        self.world.nodes[self.engine(pick)].state = state
+        self.world.show()
+
+    @precondition(lambda self: self.live())
+    @rule(pick=PICK, how=st.sampled_from(["kill", "crash", "cut", "stall"]), tell=st.booleans())
+    def an_engine_is_lost(self, pick: int, how: str, tell: bool) -> None:
+        self.lose(self.engine(pick), how, tell)
+
+    @precondition(lambda self: self.busy_ends())
+    @rule(pick=PICK, how=st.sampled_from(["kill", "crash", "cut", "stall"]), tell=st.booleans())
+    def an_end_of_a_move_is_lost(self, pick: int, how: str, tell: bool) -> None:
+        self.lose(self.busy_ends()[pick % len(self.busy_ends())], how, tell)
+
+    def lose(self, name: str, how: str, tell: bool) -> None:
+        match how:
+            case "kill":
+                self.world.kill(name)
+            case "crash":
+                self.world.crash(name)
+            case "cut":
+                self.world.cut(name)
+            case "stall":
+                self.world.stall(name, stalled=True)
+                self.world.advance(2.5)
+        if tell:
+            self.world.show()
+
+    @precondition(lambda self: any(n.core.stalled for n in self.world.nodes.values()))
+    @rule()
+    def stalled_engines_wake(self) -> None:
+        for name in self.live():
+            self.world.stall(name, stalled=False)
+
+    @precondition(lambda self: self.live())
+    @rule(pick=PICK, to_engine=st.booleans())
+    def a_way_is_slow(self, pick: int, to_engine: bool) -> None:
+        way = self.way(self.engine(pick), to_engine)
+        if way is not None:
+            way.held = True
+
+    @precondition(lambda self: self.live())
+    @rule(pick=PICK, to_engine=st.booleans(), count=st.integers(1, 3), all_of_it=st.booleans())
+    def a_way_delivers(self, pick: int, to_engine: bool, count: int, all_of_it: bool) -> None:
+        way = self.way(self.engine(pick), to_engine)
+        if way is not None and all_of_it:
+            way.let_go()
+        elif way is not None:
+            way.deliver(count)
+        self.world.loop.settle()
+
+    @rule(duration_s=st.sampled_from([0.05, 0.3, 1.0, 2.0]))
+    def time_passes(self, duration_s: float) -> None:
+        self.world.advance(duration_s)
+
+    @invariant()
+    def all_is_well(self) -> None:
+        self.well = False
+        self.world.check()
+        self.well = True
+
+    def teardown(self) -> None:
+        try:
+            if self.well:
+                self.world.finish()
+        finally:
+            self.world.close()
+
+
+MoveMachine.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+TestMoves = MoveMachine.TestCase
