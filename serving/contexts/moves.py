@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.router.policy import Candidate
+from serving.router.policy import Candidate, choose_decode
 from serving.types import MoveReason, ReplicaId
 
 MAX_STAGES = 4
@@ -86,8 +86,9 @@ def waits_for_boundary(num_tokens: int, stages: Sequence[Stage], *, step_s: floa
 
 
 def suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:
-    """Where a moving context may go: its destination if that still serves, else anywhere but back, else back."""
+    """Where a moving context may go: its destination if that still decodes, else anywhere but back, else back."""
     if move is None:
         return candidates
     wanted = [c for c in candidates if c.replica_id == move.destination]
-    return wanted or [c for c in candidates if c.replica_id != move.source] or candidates
+    elsewhere = [c for c in candidates if c.replica_id != move.source]
+    return next((some for some in (wanted, elsewhere) if choose_decode(0, some) is not None), candidates)
