@@ -53,8 +53,9 @@ class Placer:
             engine = self._engines.get(route.replica_id)
             if engine is None:
                 continue
-            if kv is not None and not self._has_engine(kv["remote_engine_id"]):
+            if kv is not None and not self._can_pull(engine, kv["remote_engine_id"]):
                 self._metrics.recomputed_tokens.inc(running.context.num_tokens)
+                await self._let_go(kv)
                 kv = None
             try:
                 await self._begin_leg(running, engine, route, kv)
@@ -65,8 +66,17 @@ class Placer:
             await self.release(kv)
         return found
 
+    def _can_pull(self, engine: Engine, kv_engine_id: str) -> bool:
+        """NIXL cannot pull from itself; back at its source, a context finds what the prefix cache has."""
+        return engine.replica.info.kv.engine_id != kv_engine_id and self._has_engine(kv_engine_id)
+
     def _has_engine(self, kv_engine_id: str) -> bool:
         return any(e.replica.info.kv.engine_id == kv_engine_id and not e.stalled for e in self._engines.all())
+
+    async def _let_go(self, kv: Kv) -> None:
+        """Release blocks that will not be pulled, if their engine is there; a lost one's end with it, or its lease."""
+        if self._has_engine(kv["remote_engine_id"]):
+            await self.release(kv)
 
     async def _route(self, running: Running) -> Route | None:
         context = running.context

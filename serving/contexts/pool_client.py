@@ -217,8 +217,8 @@ class PoolClient(EngineCoreClient):
         """Move a running context: copy its full blocks ahead, then cut over at its next token. Without `precopy` the
         cut-over carries all; without `carry_kv`, or where there is no KV, the token log is replayed at once.
 
-        Returns what became of the wish; `GONE` also for a context that is between two engines already, or whose move
-        was called off.
+        Returns what became of the wish; `GONE` also for a context that is between two engines already, that is on the
+        destination already, or whose move was called off.
 
         Raises:
             EngineLost: when its engine does not answer. Its loss will move it.
@@ -226,6 +226,8 @@ class PoolClient(EngineCoreClient):
         running = self._running.get(request_id)
         source = self.engines.get(running.context.replica_id) if running is not None else None
         if running is None or source is None or running.move is not None:
+            return HandOff.GONE
+        if destination == source.replica.replica_id:
             return HandOff.GONE
         leg_id, running.ahead = running.context.leg_id, None
         move = running.move = self._directed(
@@ -249,7 +251,7 @@ class PoolClient(EngineCoreClient):
         """The move with a destination: where the context would go now, so that its blocks can be copied there ahead."""
         route = choose_decode(running.context.num_tokens, suiting(move, self.engines.candidates()))
         aimless = route is None or route.replica_id == move.source
-        return replace(move, destination=move.destination if aimless or route is None else route.replica_id)
+        return replace(move, destination=None if aimless or route is None else route.replica_id)
 
     def _call_off(self, running: Running, move: Move) -> None:
         if running.move is move:
