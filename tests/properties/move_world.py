@@ -267,9 +267,9 @@ class World:
             self.nodes[name].core.relay()
         self.loop.settle()
 
-    def step_all(self) -> None:
+    def step_all(self, *, pulls: bool = True) -> None:
         for name in self.nodes:
-            self.step(name)
+            self.step(name, pulls=pulls)
 
     def advance(self, duration_s: float) -> None:
         """Let time pass, with a look at every slice of it."""

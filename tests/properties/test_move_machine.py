@@ -24,10 +24,16 @@ class MoveMachine(RuleBasedStateMachine):
         self.started = 0
         self.well = True
 
-    @initialize(kinds=st.sampled_from(["dd", "ddd", "pdd", "ppd", "mm", "pm", "dm"]))
-    def start(self, kinds: str) -> None:
+    @initialize(
+        kinds=st.sampled_from(["dd", "ddd", "pdd", "ppd", "mm", "pm", "pdm"]),
+        prompts=st.lists(st.integers(1, 22), min_size=1, max_size=3),
+    )
+    def start(self, kinds: str, prompts: list[int]) -> None:
         for kind in kinds:
             self.join(kind)
+        for prompt in prompts:
+            self.a_client_asks(prompt, shared=False, max_tokens=24, stop_at=None)
+        self.world.step_all()
 
     def join(self, kind: str) -> None:
         self.started += 1
@@ -51,7 +57,11 @@ class MoveMachine(RuleBasedStateMachine):
     def busy_ends(self) -> list[str]:
         """Engines that pull now, or are told to, and those that keep KV for a pull."""
         cores = [(name, self.world.nodes[name].core) for name in self.live()]
-        return [n for n, c in cores if c.kept or any(s.pull for s in c.sequences()) or any(i[0] == "add" for i in c.inbox)]
+        return [name for name, core in cores if core.kept or core.pulling or any(i[0] == "add" for i in core.inbox)]
+
+    def on_legs(self) -> list[str]:
+        """Requests that are on an engine now."""
+        return [c["context"] for c in self.world.client.contexts() if c["replica"] in self.live()]
 
     # ---- rules
 
@@ -64,14 +74,14 @@ class MoveMachine(RuleBasedStateMachine):
     @rule(
         prompt=st.integers(1, 22),
         shared=st.booleans(),
-        max_tokens=st.integers(1, 16),
-        stop_at=st.none() | st.integers(0, 12),
+        max_tokens=st.integers(1, 24),
+        stop_at=st.none() | st.integers(0, 20),
     )
     def a_client_asks(self, prompt: int, shared: bool, max_tokens: int, stop_at: int | None) -> None:
         first = 1 if shared else 100 + len(self.world.asked)
         self.world.ask([first, *range(2, prompt + 1)], max_tokens=max_tokens, stop_at=stop_at)
 
-    @precondition(lambda self: self.open_requests())
+    @precondition(lambda self: len(self.open_requests()) > 1)
     @rule(pick=PICK)
     def a_client_leaves(self, pick: int) -> None:
         self.world.abort(self.open_requests()[pick % len(self.open_requests())])
@@ -83,10 +93,10 @@ class MoveMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.world.step(name, pulls=pulls, relay=relay)
 
-    @rule(count=st.integers(1, 4))
-    def all_engines_step(self, count: int) -> None:
+    @rule(count=st.integers(1, 4), pulls=st.booleans())
+    def all_engines_step(self, count: int, pulls: bool) -> None:
         for _ in range(count):
-            self.world.step_all()
+            self.world.step_all(pulls=pulls)
 
     @precondition(lambda self: self.live())
     @rule(pick=PICK)
@@ -94,18 +104,41 @@ class MoveMachine(RuleBasedStateMachine):
         self.world.nodes[self.engine(pick)].core.relay()
         self.world.loop.settle()
 
+    @precondition(lambda self: self.on_legs())
+    @rule(pick=PICK, to=st.none() | PICK, precopy=st.booleans(), steps=st.integers(0, 3), pulls=st.booleans())
+    def a_context_moves(self, pick: int, to: int | None, precopy: bool, steps: int, pulls: bool) -> None:
+        request_id = self.on_legs()[pick % len(self.on_legs())]
+        self.world.move(request_id, None if to is None else self.engine(to), carry_kv=True, precopy=precopy)
+        for _ in range(steps):
+            self.world.step_all(pulls=pulls)
+
     @precondition(lambda self: self.open_requests() and self.live())
     @rule(
-        picks=st.lists(PICK, min_size=1, max_size=3),
+        picks=st.lists(PICK, min_size=2, max_size=4),
         to=st.none() | PICK,
         carry_kv=st.integers(0, 3).map(bool),
         precopy=st.booleans(),
     )
-    def contexts_are_moved(self, picks: list[int], to: int | None, carry_kv: bool, precopy: bool) -> None:
-        wanted = [self.open_requests()[pick % len(self.open_requests())] for pick in picks]
-        for request_id in wanted:
-            destination = None if to is None else self.engine(to)
-            self.world.move(request_id, destination, carry_kv=carry_kv, precopy=precopy)
+    def contexts_move_at_once(self, picks: list[int], to: int | None, carry_kv: bool, precopy: bool) -> None:
+        for request_id in [self.open_requests()[pick % len(self.open_requests())] for pick in picks]:
+            self.world.move(request_id, None if to is None else self.engine(to), carry_kv=carry_kv, precopy=precopy)
+
+    @precondition(lambda self: self.on_legs())
+    @rule(pick=PICK, steps=st.integers(1, 3), ask_first=st.booleans())
+    def a_context_is_replayed_while_its_tokens_are_under_way(self, pick: int, steps: int, ask_first: bool) -> None:
+        """With `ask_first`, it was asked to hand off before, and what it says last is its handoff."""
+        request_id = self.on_legs()[pick % len(self.on_legs())]
+        name = next(c["replica"] for c in self.world.client.contexts() if c["context"] == request_id)
+        way = self.way(name, to_engine=False)
+        assert way is not None
+        if ask_first:
+            self.world.move(request_id, None, carry_kv=True, precopy=False)
+        way.held = True
+        for _ in range(steps):
+            self.world.step(name)
+        self.world.move(request_id, None, carry_kv=False, precopy=False)
+        way.let_go()
+        self.world.loop.settle()
 
     @precondition(lambda self: self.live())
     @rule(pick=PICK, state=st.sampled_from([ReplicaState.DRAINING, ReplicaState.READY]))
@@ -114,16 +147,15 @@ class MoveMachine(RuleBasedStateMachine):
         self.world.show()
 
     @precondition(lambda self: self.live())
-    @rule(pick=PICK, how=st.sampled_from(["kill", "crash", "cut", "stall"]), tell=st.booleans())
-    def an_engine_is_lost(self, pick: int, how: str, tell: bool) -> None:
-        self.lose(self.engine(pick), how, tell)
+    @rule(pick=PICK, busy=st.booleans(), how=st.sampled_from(["kill", "crash", "cut", "stall"]), tell=st.booleans())
+    def an_engine_is_lost(self, pick: int, busy: bool, how: str, tell: bool) -> None:
+        """With `busy`, an end of a move, if there is one."""
+        ends = self.busy_ends() if busy and self.busy_ends() else self.live()
+        self.lose(ends[pick % len(ends)], how)
+        if tell:
+            self.world.show()
 
-    @precondition(lambda self: self.busy_ends())
-    @rule(pick=PICK, how=st.sampled_from(["kill", "crash", "cut", "stall"]), tell=st.booleans())
-    def an_end_of_a_move_is_lost(self, pick: int, how: str, tell: bool) -> None:
-        self.lose(self.busy_ends()[pick % len(self.busy_ends())], how, tell)
-
-    def lose(self, name: str, how: str, tell: bool) -> None:
+    def lose(self, name: str, how: str) -> None:
         match how:
             case "kill":
                 self.world.kill(name)
@@ -134,8 +166,6 @@ class MoveMachine(RuleBasedStateMachine):
             case "stall":
                 self.world.stall(name, stalled=True)
                 self.world.advance(2.5)
-        if tell:
-            self.world.show()
 
     @precondition(lambda self: any(n.core.stalled for n in self.world.nodes.values()))
     @rule()
