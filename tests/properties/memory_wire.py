@@ -10,11 +10,24 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 
 Message = list[bytes]
+
+
+class Watcher(Protocol):
+    """Sees all messages between the clients and engines of one test."""
+
+    def sent(self, message: Message) -> None:
+        """A client has sent it; whether it arrives is another matter."""
+
+    def arrived(self, message: Message) -> None:
+        """It is in a client's mailbox."""
+
+    def lost(self, message: Message) -> None:
+        """It will never arrive, or never be read."""
 
 
 class Way:
@@ -46,22 +59,26 @@ class Connection:
         self.wire, self.peer, self.address, self._dealer = wire, peer, address, dealer
         self.open = True
         self.to_engine = Way(self._into_router)
-        self.to_client = Way(dealer.mailbox.put_nowait)
+        self.to_client = Way(self._into_dealer)
         self.to_engine.held = address not in wire.routers
 
     def _into_router(self, message: Message) -> None:
         router = self.wire.routers.get(self.address)
         if router is None:
-            self.wire.lose(message)
+            self.wire.watcher.lost(message)
         else:
             router.mailbox.put_nowait([self.peer, *message])
+
+    def _into_dealer(self, message: Message) -> None:
+        self.wire.watcher.arrived(message)
+        self._dealer.mailbox.put_nowait(message)
 
     def hang_up(self) -> None:
         """The client closes its end. What it sent still arrives; nothing comes back any more."""
         self.open = False
         self._drop(self.to_client)
         while not self._dealer.mailbox.empty():
-            self.wire.lose(self._dealer.mailbox.get_nowait())
+            self.wire.watcher.lost(self._dealer.mailbox.get_nowait())
 
     def break_down(self) -> None:
         """Lose what is under way, and tell the client's monitor."""
@@ -74,14 +91,14 @@ class Connection:
 
     def _drop(self, way: Way) -> None:
         while way.waiting:
-            self.wire.lose(way.waiting.popleft())
+            self.wire.watcher.lost(way.waiting.popleft())
 
 
 class Wire:
-    """All connections. `lose(message)` is told of each message that will never arrive."""
+    """All connections."""
 
-    def __init__(self, lose: Callable[[Message], None]) -> None:
-        self.lose = lose
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
         self.routers: dict[str, MemoryRouter] = {}
         self.connections: list[Connection] = []
 
@@ -107,7 +124,7 @@ class Wire:
         mine = (c for c in self.connections if c.peer == peer and c.open)
         connection = next(mine, None)
         if connection is None or self.routers.get(connection.address) is not router:
-            self.lose(message)
+            self.watcher.lost(message)
         else:
             connection.to_client.send(message)
 
@@ -171,10 +188,11 @@ class MemoryDealer:
     async def send_multipart(self, frames: list[Any], flags: int = 0, copy: bool = True) -> None:
         assert self._connection is not None
         message = [bytes(frame) for frame in frames]
+        self._wire.watcher.sent(message)
         if self._connection.open:
             self._connection.to_engine.send(message)
         else:
-            self._wire.lose(message)
+            self._wire.watcher.lost(message)
 
     def close(self, linger: int | None = None) -> None:
         self.closed = True

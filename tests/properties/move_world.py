@@ -6,6 +6,7 @@ Real: PoolClient and all beneath it, the channel, the engine host. In memory: th
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.serial_utils import MsgpackDecoder
 
+from serving.contexts.context import request_id_of
+from serving.contexts.mover import COPY_MARK
 from serving.contexts.pool_client import PoolClient
 from serving.engine import channel, host
 from serving.engine.channel import ChannelKeys
 from serving.engine.host import EngineHost
-from serving.engine.messages import Add, HandOff, Kind, unpack
+from serving.engine.messages import HandOff, Kind, unpack
 from serving.errors import EngineLost
 from serving.metrics import GatewayMetrics
 from serving.router.policy import choose_decode
@@ -30,7 +33,7 @@ from serving.types import ClusterView, MoveReason, PoolRole, Replica, ReplicaSta
 from tests.fakes import engine_info
 from tests.properties.memory_blocks import BLOCK_SIZE_TOKENS, stream
 from tests.properties.memory_core import NUM_BLOCKS, MemoryCore, QuietMeter
-from tests.properties.memory_wire import Connection, Message, OpenDoor, Wire
+from tests.properties.memory_wire import Connection, Message, OpenDoor, Way, Wire
 from tests.properties.virtual_loop import LoopClock, VirtualLoop
 
 ENGINE_WAIT_S = 3.0
@@ -38,6 +41,7 @@ DISAGGREGATE_FROM_TOKENS = 12
 SLICE_S = 0.25
 LABELS = {"model_name": "m", "gateway": "g"}
 ROLES = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
+MODES = ("kv", "replay")
 OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.")
 
 
@@ -89,17 +93,19 @@ class World:
     """Actions come from a test; after each, `check` holds."""
 
     def __init__(self) -> None:
-        self.loop, self.wire = VirtualLoop(), Wire(self._lost)
+        self.loop, self.wire = VirtualLoop(), Wire(self)
         self.exchange: dict[str, MemoryCore] = {}
         self.nodes: dict[str, Node] = {}
         self.asked: dict[str, Asked] = {}
         self.moves: list[asyncio.Task[HandOff]] = []
-        self.legs_sent: dict[str, int] = {}
+        self.legs_sent: dict[str, int] = defaultdict(int)
+        self.arrived_tokens = self.arrived_handoffs = 0
         self.unowed: set[str] = set()
         """Kept KV whose release was lost with an engine: only the lease frees it."""
-        self.engines_lost = False
+        self.harmed = False
+        """An engine or a connection was harmed, so messages may have been lost."""
         self._failures: list[BaseException] = []
-        self._client_tasks: set[asyncio.Task[Any]] = set()
+        self.client_tasks: set[asyncio.Task[Any]] = set()
         self._views: asyncio.Queue[ClusterView] = asyncio.Queue()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._servable_s = self.loop.time()
@@ -126,12 +132,12 @@ class World:
     def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **how: Any) -> Any:
         task = asyncio.Task(work, loop=loop, **how)
         if getattr(work, "__qualname__", "").startswith(OF_THE_CLIENT) and "move" != work.__qualname__[-4:]:
-            self._client_tasks.add(task)
+            self.client_tasks.add(task)
             task.add_done_callback(self._client_task_ended)
         return task
 
     def _client_task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._client_tasks.discard(task)
+        self.client_tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failures.append(error)
 
@@ -155,27 +161,39 @@ class World:
         while True:
             await self.client.follow(await self._views.get())
 
-    def _lost(self, message: Message) -> None:
-        """A message will never arrive. If it names kept KV, nobody else may know of it."""
+    # ---- what the wire tells
+
+    def sent(self, message: Message) -> None:
+        kind, header, _ = unpack(list(message))
+        if kind is Kind.ADD and not header.copies and not header.releases:
+            self.legs_sent[request_id_of(header.leg_id)] += 1
+
+    def arrived(self, message: Message) -> None:
+        kind, _, payload = unpack(list(message))
+        if kind is not Kind.STEP:
+            return
+        for output in self._decoder.decode(payload).outputs:
+            if COPY_MARK not in output.request_id:
+                self.arrived_tokens += len(output.new_token_ids)
+                self.arrived_handoffs += output.kv_transfer_params is not None
+
+    def lost(self, message: Message) -> None:
+        """If it names kept KV, perhaps nobody else knows of that."""
         kind, header, _ = unpack(list(message))
         if kind is Kind.ADD and header.copies:
             return  # the client knows of the copy, and releases what was lent for it
         for core in self.exchange.values():
             self.unowed |= {name for name in core.kept if any(name.encode() in frame for frame in message)}
 
-    def _lost_with(self, node: Node) -> None:
-        """What an engine had been told to pull or to release when it was lost."""
-        self.engines_lost = True
-        for one in node.core.sequences():
-            if one.pull is not None and "+" not in one.leg_id:
+    def _lost_with(self, core: MemoryCore) -> None:
+        """What an engine had been told to pull or to release when it was lost; copies the client releases itself."""
+        self.harmed = True
+        told = [sequence(what) for kind, what, _ in core.inbox if kind == "add"]
+        for one in (*told, *core.sequences()):
+            if one.pull is not None and (one.request.abort_immediately or COPY_MARK not in one.leg_id):
                 self.unowed.add(one.pull["remote_request_id"])
-        for kind, what, _ in node.core.inbox:
-            extra = (what.sampling_params.extra_args or {}) if kind == "add" else {}
-            kv = extra.get("kv_transfer_params") or {}
-            if "remote_request_id" in kv and "+" not in what.request_id.removeprefix("release-"):
-                self.unowed.add(kv["remote_request_id"])
-            elif "remote_request_id" in kv and what.abort_immediately:
-                self.unowed.add(kv["remote_request_id"])
+
+    # ---- what holds
 
     def check(self) -> None:
         """What holds at any time."""
@@ -193,7 +211,7 @@ class World:
         for move in self.moves:
             if move.done() and move.exception() is not None:
                 assert isinstance(move.exception(), EngineLost | RuntimeError), move.exception()
-                assert self.engines_lost
+                assert self.harmed
         assert self.client.in_flight == self.metric("requests_in_flight")
 
     def metric(self, name: str, **labels: str) -> float:
@@ -281,7 +299,7 @@ class World:
     def kill(self, name: str) -> None:
         """The process and its machine are gone without a word."""
         node = self.nodes[name]
-        self._lost_with(node)
+        self._lost_with(node.core)
         node.runs = node.shown = False
         node.core.die()
         self.wire.unplug(node.host.address)
@@ -289,22 +307,35 @@ class World:
 
     def crash(self, name: str) -> None:
         """The core ends; its host says so."""
-        self._lost_with(self.nodes[name])
+        self._lost_with(self.nodes[name].core)
         self.nodes[name].core.crash()
         self.nodes[name].shown = False
         self.loop.settle()
 
     def cut(self, name: str) -> None:
         """The connection breaks; both ends live."""
-        self.engines_lost = True
+        self.harmed = True
         for connection in self.connections(name):
             connection.break_down()
         self.loop.settle()
 
     def stall(self, name: str, *, stalled: bool) -> None:
-        self.engines_lost = True
+        self.harmed = True
         self.nodes[name].core.stalled = stalled
         self.loop.settle()
+
+    def hold(self, name: str, *, to_engine: bool) -> Way | None:
+        """Let nothing more arrive there until the way is let go; a silent engine is soon a lost one."""
+        self.harmed = True
+        way = self.way(name, to_engine=to_engine)
+        if way is not None:
+            way.held = True
+        return way
+
+    def way(self, name: str, *, to_engine: bool) -> Way | None:
+        """The latest connection's; None when there is none."""
+        ways = [c.to_engine if to_engine else c.to_client for c in self.connections(name)]
+        return ways[-1] if ways else None
 
     def connections(self, name: str) -> list[Connection]:
         return self.wire.to(self.nodes[name].host.address)
@@ -321,7 +352,7 @@ class World:
         self.start("d-last")
         self._step_until(lambda: all(asked.over for asked in self.asked.values()), limit_s=60.0)
         self._step_until(lambda: all(move.done() for move in self.moves), limit_s=60.0)
-        self._step_until(lambda: not self._client_tasks and self._views.empty(), limit_s=60.0)
+        self._step_until(lambda: not self.client_tasks and self._views.empty(), limit_s=60.0)
         # Engines notice a peer that left them without a word after 10 s.
         for _ in range(24):
             self.step_all()
@@ -338,7 +369,7 @@ class World:
 
     def _check_books(self) -> None:
         assert self.client.in_flight == 0 and self.client.contexts() == []
-        assert not self._client_tasks, self._client_tasks
+        assert not self.client_tasks, self.client_tasks
         for engine in self.client.engines.all():
             assert (engine.legs, engine.unanswered) == (set(), {})
         tokens = sum(len(asked.tokens) for asked in self.asked.values())
@@ -347,6 +378,20 @@ class World:
         got = [str(asked.end) for asked in self.asked.values() if not asked.aborted]
         assert all(ends[reason] >= got.count(reason) for reason in ends)
         assert sum(ends.values()) + self.metric("requests_total", outcome="abort") == len(self.asked)
+        self._check_moves()
+
+    def _check_moves(self) -> None:
+        """Each leg but a context's first follows one move; one that ended early may have moved once more, to nowhere."""
+        counted = {mode: sum(self.metric("moves_total", reason=r, mode=mode) for r in MoveReason) for mode in MODES}
+        least = sum(count - 1 for count in self.legs_sent.values())
+        unplaced = sum(self.asked[name].end in (None, FinishReason.ERROR) for name in self.legs_sent)
+        assert least <= sum(counted.values()) <= least + unplaced
+        assert counted["kv"] <= self.arrived_handoffs
+        dropped = self.arrived_tokens - self.metric("generation_tokens_total")
+        assert self.metric("fenced_tokens_total") <= dropped
+        if not self.harmed:
+            assert self.metric("fenced_tokens_total") == dropped
+            assert self.metric("moves_total", reason=MoveReason.ENGINE_LOST, mode="replay") == 0
 
     def _check_engines(self) -> None:
         for node in (node for node in self.nodes.values() if node.lives):
@@ -359,7 +404,7 @@ class World:
             assert node.core.pool.num_free == NUM_BLOCKS
 
     def close(self) -> None:
-        """Close the client, then all else; no task of the client outlives it."""
+        """Close the client, then all else."""
 
         async def end() -> None:
             await self.client.close()
@@ -370,7 +415,6 @@ class World:
 
         try:
             self.loop.run(end())
-            assert not self._client_tasks
         finally:
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from serving.types import ReplicaState
-from tests.properties.memory_wire import Way
 from tests.properties.move_world import World
 
 MAX_ENGINES = 4
@@ -22,7 +23,6 @@ class MoveMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.started = 0
-        self.well = True
 
     @initialize(
         kinds=st.sampled_from(["dd", "ddd", "pdd", "ppd", "mm", "pm", "pdm"]),
@@ -49,10 +49,6 @@ class MoveMachine(RuleBasedStateMachine):
 
     def open_requests(self) -> list[str]:
         return [name for name, asked in self.world.asked.items() if not asked.over]
-
-    def way(self, name: str, to_engine: bool) -> Way | None:
-        ways = [c.to_engine if to_engine else c.to_client for c in self.world.connections(name)]
-        return ways[-1] if ways else None
 
     def busy_ends(self) -> list[str]:
         """Engines that pull now, or are told to, and those that keep KV for a pull."""
@@ -129,11 +125,10 @@ class MoveMachine(RuleBasedStateMachine):
         """With `ask_first`, it was asked to hand off before, and what it says last is its handoff."""
         request_id = self.on_legs()[pick % len(self.on_legs())]
         name = next(c["replica"] for c in self.world.client.contexts() if c["context"] == request_id)
-        way = self.way(name, to_engine=False)
-        assert way is not None
         if ask_first:
             self.world.move(request_id, None, carry_kv=True, precopy=False)
-        way.held = True
+        way = self.world.hold(name, to_engine=False)
+        assert way is not None
         for _ in range(steps):
             self.world.step(name)
         self.world.move(request_id, None, carry_kv=False, precopy=False)
@@ -176,14 +171,12 @@ class MoveMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live())
     @rule(pick=PICK, to_engine=st.booleans())
     def a_way_is_slow(self, pick: int, to_engine: bool) -> None:
-        way = self.way(self.engine(pick), to_engine)
-        if way is not None:
-            way.held = True
+        self.world.hold(self.engine(pick), to_engine=to_engine)
 
     @precondition(lambda self: self.live())
     @rule(pick=PICK, to_engine=st.booleans(), count=st.integers(1, 3), all_of_it=st.booleans())
     def a_way_delivers(self, pick: int, to_engine: bool, count: int, all_of_it: bool) -> None:
-        way = self.way(self.engine(pick), to_engine)
+        way = self.world.way(self.engine(pick), to_engine=to_engine)
         if way is not None and all_of_it:
             way.let_go()
         elif way is not None:
@@ -196,16 +189,16 @@ class MoveMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_well(self) -> None:
-        self.well = False
         self.world.check()
-        self.well = True
 
     def teardown(self) -> None:
+        failed = sys.exc_info()[0] is not None  # Hypothesis tears down after a failure too; what follows would hide it
         try:
-            if self.well:
+            if not failed:
                 self.world.finish()
         finally:
             self.world.close()
+        assert failed or not self.world.client_tasks, "tasks of the client outlive it"
 
 
 MoveMachine.TestCase.settings = settings(
