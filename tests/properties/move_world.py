@@ -32,7 +32,7 @@ from serving.router.policy import choose_decode
 from serving.types import ClusterView, MoveReason, PoolRole, Replica, ReplicaState
 from tests.fakes import engine_info
 from tests.properties.memory_blocks import BLOCK_SIZE_TOKENS, stream
-from tests.properties.memory_core import NUM_BLOCKS, MemoryCore, QuietMeter
+from tests.properties.memory_core import NUM_BLOCKS, MemoryCore, QuietMeter, sequence
 from tests.properties.memory_wire import Connection, Message, OpenDoor, Way, Wire
 from tests.properties.virtual_loop import LoopClock, VirtualLoop
 
@@ -131,7 +131,7 @@ class World:
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **how: Any) -> Any:
         task = asyncio.Task(work, loop=loop, **how)
-        if getattr(work, "__qualname__", "").startswith(OF_THE_CLIENT) and "move" != work.__qualname__[-4:]:
+        if getattr(work, "__qualname__", "").startswith(OF_THE_CLIENT) and work.__qualname__[-4:] != "move":
             self.client_tasks.add(task)
             task.add_done_callback(self._client_task_ended)
         return task
@@ -381,7 +381,7 @@ class World:
         self._check_moves()
 
     def _check_moves(self) -> None:
-        """Each leg but a context's first follows one move; one that ended early may have moved once more, to nowhere."""
+        """Each leg but a context's first follows one move; one that ended early may have left once more."""
         counted = {mode: sum(self.metric("moves_total", reason=r, mode=mode) for r in MoveReason) for mode in MODES}
         least = sum(count - 1 for count in self.legs_sent.values())
         unplaced = sum(self.asked[name].end in (None, FinishReason.ERROR) for name in self.legs_sent)
