@@ -6,34 +6,30 @@ Real: PoolClient and all beneath it, the channel, the engine host. In memory: th
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Coroutine
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import zmq.asyncio
 from prometheus_client import CollectorRegistry
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, FinishReason
-from vllm.v1.serial_utils import MsgpackDecoder
+from vllm.v1.engine import EngineCoreRequest, FinishReason
 
-from serving.contexts.context import request_id_of
-from serving.contexts.mover import COPY_MARK
 from serving.contexts.pool_client import PoolClient
 from serving.engine import channel, host
 from serving.engine.channel import ChannelKeys
 from serving.engine.host import EngineHost
-from serving.engine.messages import HandOff, Kind, unpack
+from serving.engine.messages import HandOff
 from serving.errors import EngineLost
 from serving.metrics import GatewayMetrics
 from serving.router.policy import choose_decode
 from serving.types import ClusterView, MoveReason, PoolRole, Replica, ReplicaState
 from tests.fakes import engine_info
 from tests.properties.memory_blocks import BLOCK_SIZE_TOKENS, stream
-from tests.properties.memory_core import NUM_BLOCKS, MemoryCore, QuietMeter, sequence
-from tests.properties.memory_wire import Connection, Message, OpenDoor, Way, Wire
+from tests.properties.memory_core import NUM_BLOCKS, MemoryCore, QuietMeter
+from tests.properties.memory_wire import Connection, OpenDoor, Way, Wire
+from tests.properties.move_ledger import Asked, Ledger
 from tests.properties.virtual_loop import LoopClock, VirtualLoop
 
 ENGINE_WAIT_S = 3.0
@@ -41,22 +37,7 @@ DISAGGREGATE_FROM_TOKENS = 12
 SLICE_S = 0.25
 LABELS = {"model_name": "m", "gateway": "g"}
 ROLES = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
-MODES = ("kv", "replay")
 OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.")
-
-
-@dataclass(slots=True)
-class Asked:
-    """One request, and what its client has got."""
-
-    expected: list[int]
-    tokens: list[int] = field(default_factory=list)
-    end: FinishReason | None = None
-    aborted: bool = False
-
-    @property
-    def over(self) -> bool:
-        return self.aborted or self.end is not None
 
 
 @dataclass(slots=True)
@@ -93,21 +74,14 @@ class World:
     """Actions come from a test; after each, `check` holds."""
 
     def __init__(self) -> None:
-        self.loop, self.wire = VirtualLoop(), Wire(self)
         self.exchange: dict[str, MemoryCore] = {}
+        self.ledger = Ledger(self.exchange)
+        self.loop, self.wire = VirtualLoop(), Wire(self.ledger)
         self.nodes: dict[str, Node] = {}
-        self.asked: dict[str, Asked] = {}
         self.moves: list[asyncio.Task[HandOff]] = []
-        self.legs_sent: dict[str, int] = defaultdict(int)
-        self.arrived_tokens = self.arrived_handoffs = 0
-        self.unowed: set[str] = set()
-        """Kept KV whose release was lost with an engine: only the lease frees it."""
-        self.harmed = False
-        """An engine or a connection was harmed, so messages may have been lost."""
         self._failures: list[BaseException] = []
         self.client_tasks: set[asyncio.Task[Any]] = set()
         self._views: asyncio.Queue[ClusterView] = asyncio.Queue()
-        self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._servable_s = self.loop.time()
         self._version = 0
         self._patch = pytest.MonkeyPatch()
@@ -145,55 +119,15 @@ class World:
         """What AsyncLLM would read, checked token by token."""
         while True:
             for output in (await self.client.get_output_async()).outputs:
-                asked = self.asked[output.request_id]
-                assert asked.end is None, "an output after the end"
-                assert output.kv_transfer_params is None, "clients must not see where KV lies"
-                asked.tokens += output.new_token_ids
-                assert asked.tokens == asked.expected[: len(asked.tokens)], "not the tokens of an undisturbed run"
-                asked.end = output.finish_reason
+                asked = self.ledger.asked[output.request_id]
+                asked.take(output)
                 if asked.end is FinishReason.ERROR:
                     waited_s = self.loop.time() - self._servable_s
                     assert waited_s >= ENGINE_WAIT_S - SLICE_S, f"failed after {waited_s} s without an engine"
-                elif asked.end is not None:
-                    assert asked.tokens == asked.expected, "it ended too soon"
 
     async def _follow(self) -> None:
         while True:
             await self.client.follow(await self._views.get())
-
-    # ---- what the wire tells
-
-    def sent(self, message: Message) -> None:
-        kind, header, _ = unpack(list(message))
-        if kind is Kind.ADD and not header.copies and not header.releases:
-            self.legs_sent[request_id_of(header.leg_id)] += 1
-
-    def arrived(self, message: Message) -> None:
-        kind, _, payload = unpack(list(message))
-        if kind is not Kind.STEP:
-            return
-        for output in self._decoder.decode(payload).outputs:
-            if COPY_MARK not in output.request_id:
-                self.arrived_tokens += len(output.new_token_ids)
-                self.arrived_handoffs += output.kv_transfer_params is not None
-
-    def lost(self, message: Message) -> None:
-        """If it names kept KV, perhaps nobody else knows of that."""
-        kind, header, _ = unpack(list(message))
-        if kind is Kind.ADD and header.copies:
-            return  # the client knows of the copy, and releases what was lent for it
-        for core in self.exchange.values():
-            self.unowed |= {name for name in core.kept if any(name.encode() in frame for frame in message)}
-
-    def _lost_with(self, core: MemoryCore) -> None:
-        """What an engine had been told to pull or to release when it was lost; copies the client releases itself."""
-        self.harmed = True
-        told = [sequence(what) for kind, what, _ in core.inbox if kind == "add"]
-        for one in (*told, *core.sequences()):
-            if one.pull is not None and (one.request.abort_immediately or COPY_MARK not in one.leg_id):
-                self.unowed.add(one.pull["remote_request_id"])
-
-    # ---- what holds
 
     def check(self) -> None:
         """What holds at any time."""
@@ -204,14 +138,14 @@ class World:
             raise error
         if choose_decode(0, self.client.engines.candidates()) is not None:
             self._servable_s = self.loop.time()
-        if len(self.client.engines.all()) < 2:  # nobody to notify a source through
-            self.unowed |= {name for core in self.exchange.values() for name in core.kept}
+        if len(self.client.engines.all()) < 2:
+            self.ledger.nobody_to_notify_through()
         for node in self.nodes.values():
             node.core.audit()
         for move in self.moves:
             if move.done() and move.exception() is not None:
                 assert isinstance(move.exception(), EngineLost | RuntimeError), move.exception()
-                assert self.harmed
+                assert self.ledger.harmed
         assert self.client.in_flight == self.metric("requests_in_flight")
 
     def metric(self, name: str, **labels: str) -> float:
@@ -245,13 +179,13 @@ class World:
         self.loop.settle()
 
     def ask(self, prompt: list[int], *, max_tokens: int, stop_at: int | None) -> None:
-        request_id = f"r{len(self.asked)}"
+        request_id = f"r{len(self.ledger.asked)}"
         expected = stream(prompt, max_tokens)
         params = SamplingParams(max_tokens=max_tokens)
         if stop_at is not None and stop_at < max_tokens:
             params.stop_token_ids = expected[stop_at : stop_at + 1]
             expected = expected[: stop_at + 1]
-        self.asked[request_id] = Asked(expected)
+        self.ledger.asked[request_id] = Asked(expected)
         request = EngineCoreRequest(
             request_id=request_id,
             prompt_token_ids=prompt,
@@ -266,11 +200,11 @@ class World:
         self.loop.run(self.client.add_request_async(request))
 
     def abort(self, request_id: str) -> None:
-        if self.asked[request_id].over:
+        if self.ledger.asked[request_id].over:
             return
-        self.asked[request_id].aborted = True
-        with suppress(EngineLost):
-            self.loop.run(self.client.abort_requests_async([request_id]))
+        self.loop.run_until_complete(self.client.abort_requests_async([request_id]))
+        self.ledger.asked[request_id].aborted = True
+        self.loop.settle()
 
     def move(self, request_id: str, destination: str | None, *, carry_kv: bool, precopy: bool) -> None:
         wish = self.client.move(
@@ -299,7 +233,7 @@ class World:
     def kill(self, name: str) -> None:
         """The process and its machine are gone without a word."""
         node = self.nodes[name]
-        self._lost_with(node.core)
+        self.ledger.lost_with(node.core)
         node.runs = node.shown = False
         node.core.die()
         self.wire.unplug(node.host.address)
@@ -307,26 +241,26 @@ class World:
 
     def crash(self, name: str) -> None:
         """The core ends; its host says so."""
-        self._lost_with(self.nodes[name].core)
+        self.ledger.lost_with(self.nodes[name].core)
         self.nodes[name].core.crash()
         self.nodes[name].shown = False
         self.loop.settle()
 
     def cut(self, name: str) -> None:
         """The connection breaks; both ends live."""
-        self.harmed = True
+        self.ledger.harmed = True
         for connection in self.connections(name):
             connection.break_down()
         self.loop.settle()
 
     def stall(self, name: str, *, stalled: bool) -> None:
-        self.harmed = True
+        self.ledger.harmed = True
         self.nodes[name].core.stalled = stalled
         self.loop.settle()
 
     def hold(self, name: str, *, to_engine: bool) -> Way | None:
         """Let nothing more arrive there until the way is let go; a silent engine is soon a lost one."""
-        self.harmed = True
+        self.ledger.harmed = True
         way = self.way(name, to_engine=to_engine)
         if way is not None:
             way.held = True
@@ -350,7 +284,7 @@ class World:
                 connection.to_engine.let_go()
                 connection.to_client.let_go()
         self.start("d-last")
-        self._step_until(lambda: all(asked.over for asked in self.asked.values()), limit_s=60.0)
+        self._step_until(lambda: all(asked.over for asked in self.ledger.asked.values()), limit_s=60.0)
         self._step_until(lambda: all(move.done() for move in self.moves), limit_s=60.0)
         self._step_until(lambda: not self.client_tasks and self._views.empty(), limit_s=60.0)
         # Engines notice a peer that left them without a word after 10 s.
@@ -372,32 +306,13 @@ class World:
         assert not self.client_tasks, self.client_tasks
         for engine in self.client.engines.all():
             assert (engine.legs, engine.unanswered) == (set(), {})
-        tokens = sum(len(asked.tokens) for asked in self.asked.values())
-        assert self.metric("generation_tokens_total") == tokens
-        ends = {reason: self.metric("requests_total", outcome=reason) for reason in ("stop", "length", "error")}
-        got = [str(asked.end) for asked in self.asked.values() if not asked.aborted]
-        assert all(ends[reason] >= got.count(reason) for reason in ends)
-        assert sum(ends.values()) + self.metric("requests_total", outcome="abort") == len(self.asked)
-        self._check_moves()
-
-    def _check_moves(self) -> None:
-        """Each leg but a context's first follows one move; one that ended early may have left once more."""
-        counted = {mode: sum(self.metric("moves_total", reason=r, mode=mode) for r in MoveReason) for mode in MODES}
-        least = sum(count - 1 for count in self.legs_sent.values())
-        unplaced = sum(self.asked[name].end in (None, FinishReason.ERROR) for name in self.legs_sent)
-        assert least <= sum(counted.values()) <= least + unplaced
-        assert counted["kv"] <= self.arrived_handoffs
-        dropped = self.arrived_tokens - self.metric("generation_tokens_total")
-        assert self.metric("fenced_tokens_total") <= dropped
-        if not self.harmed:
-            assert self.metric("fenced_tokens_total") == dropped
-            assert self.metric("moves_total", reason=MoveReason.ENGINE_LOST, mode="replay") == 0
+        self.ledger.check(self.metric)
 
     def _check_engines(self) -> None:
         for node in (node for node in self.nodes.values() if node.lives):
             assert node.core.sequences() == [], f"{node.name} still has {node.core.sequences()}"
             assert self.loop.run(node.host.drained(0.0)), f"{node.name}'s host still counts legs"
-            owed = node.core.kept.keys() - self.unowed
+            owed = node.core.kept.keys() - self.ledger.unowed
             assert not owed, f"{node.name} keeps KV that nobody will pull: {owed}"
             node.core.expire_leases()
             node.core.audit()

@@ -48,7 +48,7 @@ class MoveMachine(RuleBasedStateMachine):
         return self.live()[pick % len(self.live())]
 
     def open_requests(self) -> list[str]:
-        return [name for name, asked in self.world.asked.items() if not asked.over]
+        return [name for name, asked in self.world.ledger.asked.items() if not asked.over]
 
     def busy_ends(self) -> list[str]:
         """Engines that pull now, or are told to, and those that keep KV for a pull."""
@@ -66,7 +66,7 @@ class MoveMachine(RuleBasedStateMachine):
     def an_engine_joins(self, kind: str) -> None:
         self.join(kind)
 
-    @precondition(lambda self: len(self.world.asked) < MAX_REQUESTS)
+    @precondition(lambda self: len(self.world.ledger.asked) < MAX_REQUESTS)
     @rule(
         prompt=st.integers(1, 22),
         shared=st.booleans(),
@@ -74,7 +74,7 @@ class MoveMachine(RuleBasedStateMachine):
         stop_at=st.none() | st.integers(0, 20),
     )
     def a_client_asks(self, prompt: int, shared: bool, max_tokens: int, stop_at: int | None) -> None:
-        first = 1 if shared else 100 + len(self.world.asked)
+        first = 1 if shared else 100 + len(self.world.ledger.asked)
         self.world.ask([first, *range(2, prompt + 1)], max_tokens=max_tokens, stop_at=stop_at)
 
     @precondition(lambda self: len(self.open_requests()) > 1)
