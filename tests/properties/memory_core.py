@@ -195,6 +195,8 @@ class MemoryCore:
                 self.outbox.append(({leg_id: str(self._hand_off(leg_id)) for leg_id in what[0]}, answer))
             case "ferry_lend":
                 self.outbox.append((self._lend(*what), answer))
+            case "ferry_holds":
+                self.outbox.append((len(self.sequences()) + len(self.kept), answer))
             case _:
                 raise LookupError(kind)
 

@@ -311,12 +311,15 @@ class World:
     def _check_engines(self) -> None:
         for node in (node for node in self.nodes.values() if node.lives):
             assert node.core.sequences() == [], f"{node.name} still has {node.core.sequences()}"
-            assert self.loop.run(node.host.drained(0.0)), f"{node.name}'s host still counts legs"
             owed = node.core.kept.keys() - self.ledger.unowed
             assert not owed, f"{node.name} keeps KV that nobody will pull: {owed}"
             node.core.expire_leases()
             node.core.audit()
             assert node.core.pool.num_free == NUM_BLOCKS
+            drained = self.loop.create_task(node.host.drained(0.0))
+            self.loop.settle()
+            self.step(node.name)
+            assert drained.result(), f"{node.name}'s host still counts legs"
 
     def close(self) -> None:
         """Close the client, then all else."""
