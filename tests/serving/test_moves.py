@@ -99,6 +99,26 @@ async def test_the_wished_destination_is_taken(fleet: Fleet) -> None:
     assert len(fleet[wish].adds) == 1
 
 
+async def test_a_wish_to_be_where_it_is_changes_nothing(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    assert await fleet.client.move("r", reason=MoveReason.REBALANCE, destination=source) is HandOff.GONE
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert len(fleet[source].adds) == 1 and not fleet[source].calls
+
+
+@pytest.mark.parametrize("carry_kv", [True, False])
+async def test_a_wish_for_an_engine_that_does_not_decode_comes_back(fleet: Fleet, carry_kv: bool) -> None:
+    await fleet.start("p1")
+    await started(fleet, "d1")
+    await fleet.client.move("r", reason=MoveReason.REBALANCE, destination="p1", carry_kv=carry_kv)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    _, back = fleet["d1"].adds
+    assert back.kv is None, "NIXL cannot pull from itself"
+    await until(lambda: not fleet.held)
+
+
 async def test_the_last_token_ends_the_context_instead(fleet: Fleet) -> None:
     await started(fleet, "d1", "d2", tokens_before=TOKENS - 1)
     assert await fleet.client.move("r", reason=MoveReason.REBALANCE) is HandOff.ENDING
