@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm.v1.serial_utils import MsgpackEncoder
@@ -75,22 +75,31 @@ class Mover:
         Raises:
             EngineLost: when the source does not answer. Its loss will move the context.
         """
-        leg_id, answer = running.context.leg_id, HandOff.GONE
+        leg_id, answer, stages = running.context.leg_id, HandOff.GONE, list[Stage]()
         await self._turn.acquire()
         try:
-            if precopy and running.is_on(leg_id, move):
-                await self._copy_ahead(running, move, source)
-            if running.is_on(leg_id, move):
-                running.handing_off = True
-                self._reach("before_hand_off")
-                answers: dict[str, str] = await source.link.call("hand_off", [leg_id])
-                answer = HandOff(answers[leg_id])
-            return answer
+            if precopy:
+                await self._copy_ahead(running, move, source, stages)
+            waits = self._waits(running, move, source, stages)
+            if not waits:
+                answer = await self._ask(running, leg_id, move, source)
         finally:
             if answer is HandOff.AT_NEXT_TOKEN and running.move is move:
                 self._keep_turn(running.context.request_id)
             else:
                 self._turn.release()
+        if waits:
+            await self._copy_last_block(running, move, source, stages)
+            answer = await self._ask(running, leg_id, move, source)
+        return answer
+
+    async def _ask(self, running: Running, leg_id: str, move: Move, source: Engine) -> HandOff:
+        if not running.is_on(leg_id, move):
+            return HandOff.GONE
+        running.handing_off = True
+        self._reach("before_hand_off")
+        answers: dict[str, str] = await source.link.call("hand_off", [leg_id])
+        return HandOff(answers[leg_id])
 
     def _keep_turn(self, request_id: str) -> None:
         self.arrived(request_id)  # of a move before, whose leg has not answered yet
@@ -104,23 +113,29 @@ class Mover:
             timer.cancel()
             self._turn.release()
 
-    async def _copy_ahead(self, running: Running, move: Move, source: Engine) -> None:
+    async def _copy_ahead(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> None:
         """Copy full blocks to the destination until only a tail is left, or copying does not pay."""
-        leg_id, stages = running.context.leg_id, list[Stage]()
         block_size_tokens = source.replica.info.block_size_tokens
-        try:
-            while copies_on(running.context.num_tokens, stages, block_size_tokens=block_size_tokens):
-                if not await self._stage(running, move, source, stages):
-                    return
-            if waits_for_boundary(
-                running.context.num_tokens, stages, step_s=running.step_s, block_size_tokens=block_size_tokens
-            ):
-                await self._until_full(running, move, block_size_tokens)
-                if running.is_on(leg_id, move) and await self._stage(running, move, source, stages):
-                    assert move.destination is not None
-                    running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
-        except (EngineLost, TimeoutError, RuntimeError) as error:
-            logger.warning("copying %s ahead: %s; its handoff carries the rest", leg_id, error)
+        going = running.is_on(running.context.leg_id, move)
+        while going and copies_on(running.context.num_tokens, stages, block_size_tokens=block_size_tokens):
+            going = await self._stage(running, move, source, stages)
+
+    def _waits(self, running: Running, move: Move, source: Engine, stages: Sequence[Stage]) -> bool:
+        destination = self._engines.get(move.destination)
+        return destination is not None and waits_for_boundary(
+            running.context.num_tokens,
+            stages,
+            busy=bool(destination.legs),
+            step_s=running.step_s,
+            block_size_tokens=source.replica.info.block_size_tokens,
+        )
+
+    async def _copy_last_block(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> None:
+        """Wait for a block to fill up and copy it: little enough to need no turn."""
+        await self._until_full(running, move, source.replica.info.block_size_tokens)
+        if await self._stage(running, move, source, stages):
+            assert move.destination is not None
+            running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
 
     async def _until_full(self, running: Running, move: Move, block_size_tokens: int) -> None:
         """Wait until the block that is being filled is full, or the move is off, or far longer than it should take."""
@@ -136,11 +151,13 @@ class Mover:
         leg_id, destination = running.context.leg_id, self._engines.get(move.destination)
         beyond_tokens = stages[-1].tokens if stages else 0
         started_s = self._clock.now_s()
-        tokens = (
-            await self._copy(running, source, destination, beyond_tokens=beyond_tokens)
-            if destination is not None
-            else None
-        )
+        if destination is None or not running.is_on(leg_id, move):
+            return False
+        try:
+            tokens = await self._copy(running, source, destination, beyond_tokens=beyond_tokens)
+        except (EngineLost, TimeoutError, RuntimeError) as error:
+            logger.warning("copying %s ahead: %s; its handoff carries the rest", leg_id, error)
+            return False
         if tokens is None or not running.is_on(leg_id, move):
             return False
         blocks = (tokens - beyond_tokens) // source.replica.info.block_size_tokens

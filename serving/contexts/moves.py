@@ -4,9 +4,10 @@ A move carries KV in two parts. Full blocks never change, so they are copied ahe
 decoding; each stage carries what filled up during the one before. At the cut-over only the tail is left. When stages
 do not get shorter, the link is slower than the context grows, and the cut-over carries the rest.
 
-Transfers have the grain of a block, so a tail of one token costs the link as much as a whole block. Where that is long
-against a decode step, the cut-over waits until a block has just filled up and was copied, and the destination
-recomputes the token or two since then, in the step that it makes anyway.
+A carried tail has its price. Transfers have the grain of a block, so one token costs the link as much as a whole block;
+and an engine notices at the end of a step that a pull is done, so where it is busy the context waits for one more step.
+Where either is dear, the cut-over waits until a block has just filled up and was copied, and the destination recomputes
+the token or two since then, in the step that it makes anyway.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PACED_BLOCKS = 4
 """A stage of fewer blocks tells the delay of a request rather than the pace of the link."""
 RECOMPUTED_TOKENS = 8
 """The longest tail that is recomputed: few enough to cost a decode step no more than a client could notice."""
-BOUNDARY_WAIT_S = 2.0
+BOUNDARY_WAIT_S = 3.0
 """The longest that a cut-over waits for a block to fill up."""
 
 
@@ -73,16 +74,20 @@ def full_tokens(num_tokens: int, block_size_tokens: int) -> int:
     return (num_tokens - 1) // block_size_tokens * block_size_tokens
 
 
-def waits_for_boundary(num_tokens: int, stages: Sequence[Stage], *, step_s: float, block_size_tokens: int) -> bool:
+def waits_for_boundary(
+    num_tokens: int, stages: Sequence[Stage], *, busy: bool, step_s: float, block_size_tokens: int
+) -> bool:
     """Whether the cut-over should wait until the block that is being filled is full.
 
-    `step_s`: time between two tokens of the context; 0 where it is not known yet. The pace of the link is that of the
-    quickest stage: what slows one down may be gone at the cut-over.
+    `busy`: the destination has other work. `step_s`: time between two tokens of the context; 0 where it is not known
+    yet. The pace of the link is that of the quickest stage: what slows one down may be gone at the cut-over.
     """
+    if not stages or step_s == 0:
+        return False
     paces_s = [stage.took_s / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS]
+    slow = bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
     left_tokens = block_size_tokens - (num_tokens - 1) % block_size_tokens
-    slow = step_s > 0 and bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
-    return slow and left_tokens * step_s <= BOUNDARY_WAIT_S
+    return (busy or slow) and left_tokens * step_s <= BOUNDARY_WAIT_S
 
 
 def suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:

@@ -207,6 +207,20 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
     await until(lambda: not fleet.held)
 
 
+async def test_a_busy_destination_recomputes_the_tail(fleet: Fleet) -> None:
+    here, there = await started(fleet, "d1", "d2")
+    await fleet.ask("other", prompt_tokens=SHORT, max_tokens=TOKENS, first_token=9)
+    await until(lambda: fleet[there].adds)
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    fleet[here].allow(FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1))
+    assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet[there].adds[1].kv is None and fleet.metric("recomputed_tokens_total") == 1
+    await until(lambda: not fleet.held)
+
+
 async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
     here, there = await started(fleet, "d1", "d2", "d3")
@@ -225,20 +239,21 @@ async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypa
 @given(
     num_tokens=st.integers(1, 5000),
     paces_s=st.lists(st.tuples(st.integers(1, 50), st.floats(0.0001, 1)), max_size=4),
+    busy=st.booleans(),
     step_s=st.floats(0, 1),
     block=st.sampled_from([16, 128]),
 )
 def test_a_wait_for_a_boundary_is_short_and_pays(
-    num_tokens: int, paces_s: list[tuple[int, float]], step_s: float, block: int
+    num_tokens: int, paces_s: list[tuple[int, float]], busy: bool, step_s: float, block: int
 ) -> None:
     stages = [Stage(tokens=0, blocks=blocks, took_s=blocks * pace_s) for blocks, pace_s in paces_s]
-    waits = waits_for_boundary(num_tokens, stages, step_s=step_s, block_size_tokens=block)
+    waits = waits_for_boundary(num_tokens, stages, busy=busy, step_s=step_s, block_size_tokens=block)
     known = [pace_s for blocks, pace_s in paces_s if blocks >= moves.PACED_BLOCKS]
     if waits:
         left = block - (num_tokens - 1) % block
-        assert known and step_s > 0 and left * step_s <= BOUNDARY_WAIT_S
-    if known and min(known) < 0.2 * step_s:
-        assert not waits, "a quick link carries the tail"
+        assert stages and (busy or known) and step_s > 0 and left * step_s <= BOUNDARY_WAIT_S
+    if not busy and known and min(known) < 0.2 * step_s:
+        assert not waits, "a quick link to an idle engine carries the tail"
 
 
 @given(
