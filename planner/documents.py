@@ -1,10 +1,8 @@
-"""The base of every document we read: frozen, strict, and refused with a remedy instead of a traceback.
-
-A document class says in `Field(description=...)` what a key means; the remedy of a missing key quotes it.
-"""
+"""The base of every document we read: frozen, strict, and refused with a remedy instead of a traceback."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -21,6 +19,7 @@ T = TypeVar("T")
 Row = Annotated[tuple[T, ...], Field(strict=False)]
 
 REFUSED = "refused_by_document"
+WORD = re.compile(r"'([^']+)'")  # in pydantic's lists of what it expected
 
 
 class Document(BaseModel):
@@ -71,21 +70,39 @@ def _planner_error(error: ValidationError, data: object, file: str) -> PlannerEr
         key = ".".join([*path, *([context["key"]] if context["key"] else [])])
         value, problem, remedy = context["value"], context["problem"], context["remedy"]
     else:
-        key, value = ".".join(path), first["input"]
-        problem = first["msg"].replace("Input should", "it should").rstrip(".")
-        remedy = f"correct {key or 'it'} in {file}"
-        if first["type"] == "missing":
-            value, problem, remedy = None, "it is needed", f"add {key} to {file}"
+        key, value, problem, remedy = _in_our_words(first, ".".join(path), file)
     if len(problems) > 1:
         remedy += f" (and {len(problems) - 1} more to correct)"
     return PlannerError(file, key, _short(value), problem, remedy)
 
 
+def _in_our_words(problem: ErrorDetails, key: str, file: str) -> tuple[str, object, str, str]:
+    """Key, value, problem and remedy of what pydantic itself refused."""
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "missing":
+            return key, None, "it is needed", f"add {key} to {file}"
+        case "union_tag_not_found":
+            return f"{key}.kind", None, "it is needed", f"add {key}.kind to {file}"
+        case "union_tag_invalid":
+            known = tuple(WORD.findall(context["expected_tags"]))
+            return f"{key}.kind", context["tag"], "is not a known kind", nearest(context["tag"], known)
+        case "literal_error":
+            known = tuple(WORD.findall(context["expected"]))
+            return key, problem["input"], "is not a known word", nearest(str(problem["input"]), known)
+    said = problem["msg"].replace("Input should", "it should").rstrip(".")
+    return key, problem["input"], said, f"correct {key or 'it'} in {file}"
+
+
 def _path(problem: ErrorDetails, data: object) -> list[str]:
     """The keys that lead to the problem as a person sees them: pydantic's names of union members are left out."""
-    path = []
+    path: list[str] = []
     last = len(problem["loc"]) - 1
+    told_apart: object = None
     for at, step in enumerate(problem["loc"]):
+        if isinstance(data, Mapping) and data.get("kind") == step and data is not told_apart:
+            told_apart = data  # the name of the union's member, which may be spelt like one of its keys
+            continue
         below = dict(data) if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list) else {}
         if step in below:
             data = below[step]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Hashable
 from pathlib import Path
 
 import yaml
 
 from planner.devices import Device, Devices, devices_from
+from planner.documents import validated
 from planner.models import ModelShape, shape_from_config
+from planner.prices import Prices, prices_from
+from planner.slo import Slo, slo_from
+from planner.spot import SpotMarkets, spot_markets_from
+from planner.traces import Recording, recording_from
 from planner.types import PlannerError
+from planner.workload import Trace, Workload, WorkloadFile, workload_from
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -95,6 +104,53 @@ def device(name: str) -> Device:
     return read_devices().device(name)
 
 
+def read_slo(path: Path) -> Slo:
+    """The SLO document at `path`. Raises PlannerError."""
+    return slo_from(read_yaml_object(path), file=str(path))
+
+
+def read_workload(path: Path) -> Workload:
+    """The workload document at `path` with its traces, whose paths count from its folder. Raises PlannerError."""
+    data = read_yaml_object(path)
+    document = validated(WorkloadFile, data, file=str(path))
+    recordings = {
+        name: read_trace(path.parent / stream.trace.path, stream.trace)
+        for name, stream in document.streams.items()
+        if stream.trace is not None
+    }
+    return workload_from(data, recordings=recordings, file=str(path))
+
+
+def read_trace(path: Path, trace: Trace) -> Recording:
+    """The recorded requests in a trace file, gzipped if its name ends in .gz. Raises PlannerError, also for gaps."""
+    try:
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if trace.sha256 is not None and digest != trace.sha256:
+            remedy = "fetch the trace again, or correct sha256"
+            raise PlannerError(str(path), "sha256", digest, f"the workload names another file ({trace.sha256})", remedy)
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise PlannerError(str(path), "", None, problem, "correct `path` in the workload") from error
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise PlannerError(str(path), "", None, "is cut off or is no text", "fetch the trace again") from error
+    return recording_from(text.splitlines(), trace_format=trace.format, file=str(path), max_gap_s=trace.max_gap_s)
+
+
+def read_prices(own: Path | None = None) -> Prices:
+    """The built-in prices; a device that the file `own` prices is priced by it alone. Raises PlannerError."""
+    path = DATA / "prices.yaml"
+    prices = prices_from(read_yaml_object(path), file=path.name)
+    return prices.with_own(prices_from(read_yaml_object(own), file=str(own))) if own else prices
+
+
+def read_spot_markets(own: Path | None = None) -> SpotMarkets:
+    """The built-in table of spot availability and notices, or the file `own` in its place. Raises PlannerError."""
+    path = own or DATA / "spot.yaml"
+    return spot_markets_from(read_yaml_object(path), file=str(own) if own else path.name)
+
+
 def read_yaml_object(path: Path) -> dict[str, object]:
     """Raises PlannerError if the file cannot be read or is not one YAML mapping that says each key once."""
     try:
@@ -119,7 +175,7 @@ class _EachKeyOnce(yaml.CSafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} stands there twice")
             seen.add(key.value)
