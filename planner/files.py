@@ -29,6 +29,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 # Ours are written by hand; more is another kind of file.
 MAX_DOCUMENT_BYTES = 4_000_000
+MAX_DOCUMENT_DEPTH = 32
 
 DATA = Path(__file__).parent / "data"
 
@@ -157,9 +158,7 @@ def read_yaml_object(path: Path) -> dict[str, object]:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise _bad_document(path, f"is larger than {MAX_DOCUMENT_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
-        # An alias can make a short file expand without end, and no document of ours needs one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
-            raise _bad_document(path, "has an alias (*name)")
+        _refuse_traps(path, text)
         value = yaml.load(text, Loader=_EachKeyOnce)
     except OSError as error:
         raise _bad_document(path, f"cannot be read ({error.strerror})") from error
@@ -168,6 +167,20 @@ def read_yaml_object(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _bad_document(path, "is not a YAML mapping")
     return value
+
+
+def _refuse_traps(path: Path, text: str) -> None:
+    """Aliases make a short file expand without end, and deep nesting costs the parser quadratic time."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise _bad_document(path, "has an alias (*name)")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DOCUMENT_DEPTH:
+            raise _bad_document(path, f"is nested deeper than {MAX_DOCUMENT_DEPTH} levels")
 
 
 class _EachKeyOnce(yaml.CSafeLoader):

@@ -108,7 +108,7 @@ class SpotMix:
         return (
             f"{self.on_demand} on demand + {self.spot} spot hold {self.need} with probability {self.probability:.4f}: "
             f"{self.expected_usd_per_hour:.2f} USD/h expected "
-            f"({self.low_usd_per_hour:.2f} to {self.high_usd_per_hour:.2f}), {self.usd_per_hour:.2f} at most"
+            f"({self.low_usd_per_hour:.2f} to {self.high_usd_per_hour:.2f}), {self.usd_per_hour:.2f} while all run"
         )
 
 
