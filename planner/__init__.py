@@ -3,18 +3,26 @@
 This front door is all that `serving` and `loadtest` may import.
 """
 
+from planner.config import shape_from_config
 from planner.files import folder_weight_bytes, read_json_object, read_shape, weight_files
 from planner.memory import MemoryReport, memory_report
-from planner.models import ModelShape, shape_from_config
+from planner.models import Experts, Layer, Mla, ModelShape, State
+from planner.quantisation import Quantisation, quantisation
 from planner.types import PlannerError, dtype_bytes
 
 __all__ = [
+    "Experts",
+    "Layer",
     "MemoryReport",
+    "Mla",
     "ModelShape",
     "PlannerError",
+    "Quantisation",
+    "State",
     "dtype_bytes",
     "folder_weight_bytes",
     "memory_report",
+    "quantisation",
     "read_json_object",
     "read_shape",
     "shape_from_config",

@@ -23,13 +23,12 @@ class Family:
     gated_attention: bool = False  # queries twice as wide, half of them a gate
     norms: int = 2  # per layer with mixer and MLP
     norm_bias: bool = False
-    final_norm: bool = True
     embedding_norm: bool = False
     head_bias: bool = False
-    positions: int = 0  # learned position embeddings beyond max_position_embeddings; see `learned_positions`
     learned_positions: bool = False
+    extra_positions: int = 0  # learned positions beyond max_position_embeddings
     mamba_norms: bool = False  # Jamba's norms of dt, B and C
-    extra_tied: bool = False
+    tied: bool = False  # whether embeddings are tied where the config does not say
 
 
 LLAMA = Family()
@@ -49,7 +48,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "smollm3": LLAMA,
         "granite": LLAMA,
         "phi3": LLAMA,
-        "gemma": LLAMA,
+        "gemma": replace(LLAMA, tied=True),
         "llama4": LLAMA,
         "llama4_text": LLAMA,
         "qwen2": _QWEN2,
@@ -57,9 +56,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3": _QWEN3,
         "qwen3_moe": _QWEN3,
         "qwen3_next": replace(_QWEN3, shared_gate=True, gated_attention=True),
-        "gemma2": replace(LLAMA, norms=4),
-        "gemma3": replace(_QWEN3, norms=4),
-        "gemma3_text": replace(_QWEN3, norms=4),
+        "gemma2": replace(LLAMA, norms=4, tied=True),
+        "gemma3": replace(_QWEN3, norms=4, tied=True),
+        "gemma3_text": replace(_QWEN3, norms=4, tied=True),
         "deepseek_v2": LLAMA,
         "deepseek_v3": _DEEPSEEK,
         "kimi_k2": _DEEPSEEK,
@@ -68,11 +67,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "minimax_m2": replace(LLAMA, qk_norm="full", router_bias=True),
         "gpt_oss": replace(LLAMA, qkv_bias=True, out_bias=True, expert_bias=True, router_bias=True, sinks=True),
         "phi": replace(_CLASSIC, norms=1, head_bias=True),
-        "opt": replace(_CLASSIC, learned_positions=True, positions=2),
-        "gpt2": replace(_CLASSIC, learned_positions=True),
+        "opt": replace(_CLASSIC, learned_positions=True, extra_positions=2, tied=True),
+        "gpt2": replace(_CLASSIC, learned_positions=True, tied=True),
         "gpt_neox": _CLASSIC,
-        "bloom": replace(_CLASSIC, embedding_norm=True),
-        "starcoder2": _CLASSIC,
+        "bloom": replace(_CLASSIC, embedding_norm=True, tied=True),
+        "starcoder2": replace(_CLASSIC, tied=True),
         "nemotron": replace(LLAMA, gated_mlp=False, norm_bias=True),
         "nemotron_h": replace(LLAMA, gated_mlp=False, router_bias=True, norms=1),
         "jamba": replace(LLAMA, mamba_norms=True),

@@ -6,7 +6,8 @@ import json
 import struct
 from pathlib import Path
 
-from planner.models import ModelShape, shape_from_config
+from planner.config import shape_from_config
+from planner.models import ModelShape
 from planner.types import PlannerError
 
 INDEX_FILE = "model.safetensors.index.json"

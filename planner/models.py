@@ -183,9 +183,7 @@ class ModelShape:
             return exact_bytes
         return -(-exact_bytes * counted // sum(self.weight_bytes_by_part(quant=quant).values()))
 
-    def weight_bytes_by_part(
-        self, *, quant: str | None = None, tp: int = 1, pp: int = 1, ep: int = 1
-    ) -> Counter[str]:
+    def weight_bytes_by_part(self, *, quant: str | None = None, tp: int = 1, pp: int = 1, ep: int = 1) -> Counter[str]:
         """`weight_bytes` by part (`planner.tensors.PARTS`), of the fullest pipeline stage. Raises PlannerError."""
         stages = [self._stage_bytes(Split(tp=tp, pp=pp, ep=ep, stage=stage), quant) for stage in range(pp)]
         return max(stages, key=lambda parts: sum(parts.values()))

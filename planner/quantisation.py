@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -104,7 +104,9 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "fp32": "float32",
         "float": "float32",
         "fp8_e4m3": "fp8",
+        "fp8_e5m2": "fp8",
         "float8_e4m3fn": "fp8",
+        "float8_e5m2": "fp8",
         "w8a8": "int8",
         "int8_w8a8": "int8",
         "awq": "int4_awq",
@@ -126,12 +128,3 @@ def quantisation(name: str, *, file: str = "settings", key: str = "quantisation"
         known = ", ".join([*FORMATS, *ALIASES])
         raise PlannerError(file, key, name, "not a weight format we know", f"use one of: {known}")
     return found
-
-
-def ignored_modules(config: Mapping[str, object]) -> tuple[str, ...]:
-    """The modules that a `quantization_config` leaves alone; every maker has a key of its own."""
-    for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers"):
-        value = config.get(key)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return tuple(str(module) for module in value)
-    return ()

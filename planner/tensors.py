@@ -89,7 +89,7 @@ def _ends(shape: ModelShape) -> Iterator[Tensor]:
     family, hidden, vocab = shape.family, shape.hidden_size, shape.vocab_size
     yield _plain("embedding", "model.embed_tokens", vocab, hidden, units=vocab)
     if family.learned_positions:
-        positions = shape.max_position_embeddings + family.positions
+        positions = shape.max_position_embeddings + family.extra_positions
         yield _plain("embedding", "model.embed_positions", positions, hidden)
     if family.embedding_norm:
         yield from _norm(shape, "model.embed_norm", hidden)
@@ -105,7 +105,11 @@ def _attention(shape: ModelShape) -> Iterator[Tensor]:
     family, hidden = shape.family, shape.hidden_size
     heads, kv_heads, head_dim = shape.num_attention_heads, shape.num_kv_heads, shape.head_dim
     query_rows = heads * head_dim * (2 if family.gated_attention else 1)
-    sides = (("q_proj", query_rows, heads), ("k_proj", kv_heads * head_dim, kv_heads), ("v_proj", kv_heads * head_dim, kv_heads))
+    sides = (
+        ("q_proj", query_rows, heads),
+        ("k_proj", kv_heads * head_dim, kv_heads),
+        ("v_proj", kv_heads * head_dim, kv_heads),
+    )
     for name, rows, units in sides:
         yield Tensor(part="attention", name=f"self_attn.{name}", rows=rows, cols=hidden, units=units)
         if family.qkv_bias:
