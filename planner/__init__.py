@@ -5,6 +5,7 @@ This front door is all that `serving` and `loadtest` may import.
 
 from planner.config import shape_from_config
 from planner.files import folder_weight_bytes, read_json_object, read_shape, weight_files
+from planner.library import PublicModel, public_models, shape_of_model
 from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.quantisation import Quantisation, quantisation
@@ -17,14 +18,17 @@ __all__ = [
     "Mla",
     "ModelShape",
     "PlannerError",
+    "PublicModel",
     "Quantisation",
     "State",
     "dtype_bytes",
     "folder_weight_bytes",
     "memory_report",
+    "public_models",
     "quantisation",
     "read_json_object",
     "read_shape",
     "shape_from_config",
+    "shape_of_model",
     "weight_files",
 ]

@@ -6,6 +6,8 @@ import json
 import struct
 from pathlib import Path
 
+import yaml
+
 from planner.config import shape_from_config
 from planner.models import ModelShape
 from planner.types import PlannerError
@@ -30,6 +32,17 @@ def read_json_object(path: Path) -> dict[str, object]:
         raise _bad_file(path, f"cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise _bad_file(path, "is not a JSON object")
+    return value
+
+
+def read_yaml_object(path: Path) -> dict[str, object]:
+    """Raises PlannerError if the file cannot be read or is not a YAML mapping."""
+    try:
+        value = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise _bad_file(path, f"cannot be read as YAML ({error})") from error
+    if not isinstance(value, dict):
+        raise _bad_file(path, "is not a YAML mapping")
     return value
 
 
