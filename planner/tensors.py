@@ -54,7 +54,7 @@ class Tensor:
 
     def stored_bytes(self, stored: Quantisation, plain_bytes: int) -> int:
         """Bytes of all copies; what is not quantised takes `plain_bytes` per number."""
-        packs = self.linear and stored.packs(self.part) and not stored.ignores(self.module)
+        packs = self.linear and not stored.ignores(self.module)
         return self.copies * stored.matrix_bytes(self.rows, self.cols) if packs else self.params * plain_bytes
 
 
