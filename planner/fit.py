@@ -29,12 +29,12 @@ def gpu_memory_report(
     """
     if memory_bytes < 1:
         raise PlannerError("settings", "memory_bytes", memory_bytes, "must be above zero", "give the device's memory")
-    known = footprint or Footprint()
+    known, layout = footprint or Footprint(), engine.layout(shape)
     stages = [
         GpuMemoryReport(
             shape=shape,
-            engine=engine.with_seqs(engine.max_num_seqs or MAX_NUM_SEQS),
-            layout=engine.layout(shape),
+            engine=engine,
+            layout=layout,
             lengths=lengths,
             device=device,
             memory_bytes=memory_bytes,
@@ -45,10 +45,11 @@ def gpu_memory_report(
             stage=stage,
         )
         for stage, weights_bytes in enumerate(_stage_weights(shape, engine, exact_weight_bytes))
+        # A stage without any layer that keeps something does not limit the blocks.
+        if layout.block_bytes(stage=stage)
     ]
-    # Stages without any layer that keeps something do not limit the blocks.
-    report = min((stage for stage in stages if stage.block_bytes), key=lambda stage: stage.blocks)
-    return report if engine.max_num_seqs is not None else _with_most_seqs(report, known)
+    seqs = engine.max_num_seqs or _most_seqs(stages, known)
+    return _tightest(stages, known, seqs)
 
 
 def _stage_weights(shape: ModelShape, engine: Engine, exact_bytes: int | None) -> list[int]:
@@ -60,19 +61,21 @@ def _stage_weights(shape: ModelShape, engine: Engine, exact_bytes: int | None) -
     ]
 
 
-def _with_most_seqs(report: GpuMemoryReport, footprint: Footprint) -> GpuMemoryReport:
+def _tightest(stages: list[GpuMemoryReport], footprint: Footprint, max_num_seqs: int) -> GpuMemoryReport:
+    engine = stages[0].engine.with_seqs(max_num_seqs)
+    activation_bytes = footprint.activation(stages[0].shape, engine)
+    sized = (replace(stage, engine=engine, activation_bytes=activation_bytes) for stage in stages)
+    return min(sized, key=lambda stage: stage.blocks)
+
+
+def _most_seqs(stages: list[GpuMemoryReport], footprint: Footprint) -> int:
     """More sequences need more activations and leave fewer blocks, so the two meet in one place."""
-
-    def with_seqs(max_num_seqs: int) -> GpuMemoryReport:
-        engine = report.engine.with_seqs(max_num_seqs)
-        return replace(report, engine=engine, activation_bytes=footprint.activation(report.shape, engine))
-
     low, high = 1, MAX_NUM_SEQS
     while low < high:
         middle = (low + high + 1) // 2
-        enough = with_seqs(middle).contexts(sigmas=SIGMAS) >= middle
+        enough = _tightest(stages, footprint, middle).contexts(sigmas=SIGMAS) >= middle
         low, high = (middle, high) if enough else (low, middle - 1)
-    return with_seqs(low)
+    return low
 
 
 @dataclass(frozen=True, kw_only=True)

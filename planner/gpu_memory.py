@@ -20,7 +20,10 @@ SIGMAS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class GpuMemoryReport:
-    """The inputs, all of one device of the tightest pipeline stage; everything else follows from them."""
+    """The inputs, all of one device of the tightest pipeline stage; everything else follows from them.
+
+    With data-parallel ranks (`ep` beyond `tp`) blocks and contexts are those of one rank.
+    """
 
     shape: ModelShape
     engine: Engine
@@ -87,8 +90,7 @@ class GpuMemoryReport:
 
     @property
     def max_num_seqs(self) -> int:
-        """The engine's own, or what the pool holds with head-room."""
-        return self.engine.max_num_seqs or max(1, min(MAX_NUM_SEQS, self.contexts(sigmas=SIGMAS)))
+        return self.engine.max_num_seqs or MAX_NUM_SEQS
 
     @property
     def weights_fit(self) -> bool:
@@ -150,7 +152,7 @@ class GpuMemoryReport:
             _line("- other", self.other_bytes, "CUDA context, NCCL"),
             _line("= KV pool", self.kv_pool_bytes, per_block),
             f"KV cache size {capacity.tokens:,} tokens: {capacity.max_concurrency:.2f} requests of "
-            f"{self.max_model_len_tokens:,} tokens ({longest:,} blocks each, {self.layout.block_tokens} tokens a block)",
+            f"{self.max_model_len_tokens:,} tokens, {longest:,} blocks of {self.layout.block_tokens} tokens each",
             f"contexts of the workload: {self.contexts():,} on average, {self.contexts(sigmas=SIGMAS):,} with "
             f"{SIGMAS:g} sigma to spare ({held}); max_num_seqs {self.max_num_seqs:,}",
             *(f"assumed: {assumption}" for assumption in self.shape.assumptions),

@@ -171,14 +171,13 @@ class ModelShape:
         return parts
 
     def quantised(self, quant: str | None) -> ModelShape:
-        """This model stored as `quant`; a checkpoint of as many bits that is quantised already stays as it is.
+        """This model stored as `quant`; a checkpoint of that kind already keeps its own scales and exceptions.
 
         Raises PlannerError for an unknown format.
         """
-        if quant is None:
+        if quant is None or quantisation(quant).kind == self.quantisation.kind:
             return self
-        asked, own = quantisation(quant), self.quantisation
-        return self if asked.weight_bits == own.weight_bits and own.quantised else replace(self, quantisation=asked)
+        return replace(self, quantisation=quantisation(quant))
 
     def weight_bytes(
         self,

@@ -35,9 +35,9 @@ class Quantisation:
         return -(-bits // 8)
 
     @property
-    def quantised(self) -> bool:
-        """Whether this is more than a plain number type."""
-        return self.compute_dtype != self.name
+    def kind(self) -> str:
+        """The number type of the weights, however their scales are laid out: fp8, int8, int4, fp4, or a plain one."""
+        return "fp4" if self.name in ("nvfp4", "mxfp4") else self.name.partition("_")[0]
 
     def ignores(self, module: str) -> bool:
         """Whether `module` (such as `model.layers.0.self_attn.q_proj`) keeps the model's own dtype."""
