@@ -53,10 +53,9 @@ def gpu_memory_report(
 
 
 def _stage_weights(shape: ModelShape, engine: Engine, exact_bytes: int | None) -> list[int]:
+    stored = shape.quantised(engine.quant)
     return [
-        shape.weight_bytes(
-            exact_bytes=exact_bytes, quant=engine.quant, tp=engine.tp, pp=engine.pp, ep=engine.ep, stage=stage
-        )
+        stored.weight_bytes(exact_bytes=exact_bytes, tp=engine.tp, pp=engine.pp, ep=engine.ep, stage=stage)
         for stage in range(engine.pp)
     ]
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from planner.engine import MAX_NUM_SEQS, Engine
 from planner.models import ModelShape
-from planner.types import dtype_bytes
-
-GIB = 1024**3
+from planner.types import GIB, dtype_bytes
 
 # The sampler's warm-up sets the peak. llm-d-planner measured on H100 (vLLM, 1,024 sequences) 4.8, 5.6 and 7.4 GiB
 # for vocabularies of 128,256, 151,936 and 201,088, at TP 1 as at TP 2: 38 to 40 bytes a sequence and word.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.engine import MAX_NUM_SEQS, Engine
-from planner.footprint import GIB
 from planner.kv_blocks import NULL_BLOCKS, KvCapacity, KvLayout
 from planner.lengths import Lengths, contexts_that_fit
 from planner.models import ModelShape
+from planner.types import GIB
 
 # Head-room of the sum of running contexts, in standard deviations; beyond it vLLM preempts and computes again.
 SIGMAS = 2.0

@@ -214,7 +214,7 @@ class ModelShape:
         held, plain_bytes = stage_layers(self.num_layers, split.stage, split.pp), dtype_bytes(self.dtype)
         parts: Counter[str] = Counter()
         for tensor in self.tensors:
-            if split.holds(tensor, held, tied=self.tied_embeddings):
+            if split.holds(tensor, held):
                 parts[tensor.part] += split.share(tensor, tensor.stored_bytes(self.quantisation, plain_bytes))
         return parts
 

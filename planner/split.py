@@ -59,12 +59,12 @@ class Split:
             width = shape.experts.intermediate_size
             raise _refusal("tp", self.tp, f"cuts experts {width} wide below whole fp8 blocks of {side}; use ep")
 
-    def holds(self, tensor: Tensor, layers: range, *, tied: bool) -> bool:
-        """Whether this stage has the tensor: embeddings come first, the head last; tied ones are on both."""
+    def holds(self, tensor: Tensor, layers: range) -> bool:
+        """Whether this stage, which has `layers`, has the tensor."""
         if tensor.layer is not None:
             return tensor.layer in layers
         first, last = self.stage == 0, self.stage == self.pp - 1
-        return {"embedding": first or (tied and last), "head": last}[tensor.place]
+        return {"first": first, "last": last, "both": first or last}[tensor.place]
 
     def share(self, tensor: Tensor, amount: int) -> int:
         """This device's part of `amount`, which belongs to the tensor."""

@@ -106,8 +106,8 @@ def test_flags_realise_the_plan() -> None:
         "--block-size": "16",
     }
     wide = report(MODELS["DeepSeek-V3"], Engine(tp=1, ep=16, pp=2, prefix_caching=False, hybrid_kv_cache=False))
-    assert ("--pipeline-parallel-size", "2") == wide.flags[2:4]
-    assert ("--data-parallel-size", "16") == wide.flags[4:6]
+    assert wide.flags[2:4] == ("--pipeline-parallel-size", "2")
+    assert wide.flags[4:6] == ("--data-parallel-size", "16")
     assert wide.flags[-3:] == (
         "--enable-expert-parallel",
         "--no-enable-prefix-caching",
