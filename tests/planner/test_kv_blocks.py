@@ -173,7 +173,7 @@ def vllm_view(
     state = {"block_size": block_tokens, "shapes": ((1,),), "dtypes": (torch.bfloat16,), "page_size_padded": page}
     makers = {
         "full": lambda: vllm.MLAAttentionSpec(**mla) if shape.mla else vllm.FullAttentionSpec(**common),
-        "sliding": lambda: vllm.SlidingWindowSpec(**common, sliding_window=window, dcp_sharded=False),
+        "sliding": lambda: vllm.SlidingWindowSpec(**common, sliding_window=window),
         "chunked": lambda: vllm.ChunkedLocalAttentionSpec(**common, attention_chunk_size=window),
     }
     specs = {
