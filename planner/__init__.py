@@ -3,7 +3,10 @@
 This front door is all that `serving` and `loadtest` may import.
 """
 
+from planner.config import shape_from_config
+from planner.context_lengths import ContextLengths, context_lengths
 from planner.devices import Device, Devices, Figure, devices_from
+from planner.engine import Engine
 from planner.evacuation import Evacuation
 from planner.files import (
     device,
@@ -19,9 +22,15 @@ from planner.files import (
     read_yaml_object,
     weight_files,
 )
+from planner.fit import Degree, degrees, gpu_memory_report
+from planner.footprint import Footprint
+from planner.gpu_memory import GpuMemoryReport
+from planner.kv_blocks import KvCapacity, KvLayout, kv_layout
+from planner.library import PublicModel, public_models, shape_of_model
 from planner.memory import MemoryReport, memory_report
-from planner.models import ModelShape, shape_from_config
+from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.prices import Offer, Price, Prices, prices_from
+from planner.quantisation import Quantisation, quantisation
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
     Notice,
@@ -40,18 +49,30 @@ from planner.types import PlannerError, dtype_bytes
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
+    "ContextLengths",
+    "Degree",
     "Device",
     "Devices",
+    "Engine",
     "Evacuation",
+    "Experts",
     "Figure",
+    "Footprint",
+    "GpuMemoryReport",
+    "KvCapacity",
+    "KvLayout",
     "Latency",
+    "Layer",
     "MemoryReport",
+    "Mla",
     "ModelShape",
     "Notice",
     "Offer",
     "PlannerError",
     "Price",
     "Prices",
+    "PublicModel",
+    "Quantisation",
     "Recording",
     "Sample",
     "Slo",
@@ -59,19 +80,26 @@ __all__ = [
     "SpotMarket",
     "SpotMarkets",
     "SpotMix",
+    "State",
     "Stream",
     "Target",
     "Trace",
     "Workload",
     "cheapest_mix",
+    "context_lengths",
+    "degrees",
     "device",
     "devices_from",
     "dtype_bytes",
     "folder_weight_bytes",
+    "gpu_memory_report",
     "holds_probability",
+    "kv_layout",
     "memory_report",
     "mix_of",
     "prices_from",
+    "public_models",
+    "quantisation",
     "read_devices",
     "read_json_object",
     "read_prices",
@@ -83,6 +111,7 @@ __all__ = [
     "read_yaml_object",
     "recording_from",
     "shape_from_config",
+    "shape_of_model",
     "slo_from",
     "spot_markets_from",
     "spot_needed",

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
+from planner.config import shape_from_config
 from planner.devices import Device, Devices, devices_from
 from planner.documents import validated
-from planner.models import ModelShape, shape_from_config
+from planner.models import ModelShape
 from planner.prices import Prices, prices_from
 from planner.slo import Slo, slo_from
 from planner.spot import SpotMarkets, spot_markets_from

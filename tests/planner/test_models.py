@@ -68,17 +68,6 @@ def test_published_models(name: str, published: dict[str, object], kv_bytes: int
     assert shape.weight_bytes(exact_bytes=7) == 7
 
 
-def test_mla_keeps_one_latent_vector() -> None:
-    """DeepSeek-V3: (512 + 64) numbers x 61 layers x 2 bytes."""
-    deepseek = dense(61, 7168, 128, 128, 18432, 129280, kv_lora_rank=512, qk_rope_head_dim=64, n_routed_experts=256)
-    shape = shape_from_config(deepseek)
-    assert shape.kv_bytes_per_token() == 70_272
-    assert shape.num_experts == 256
-    with pytest.raises(PlannerError, match="not counted"):
-        _ = shape.params
-    assert shape.weight_bytes(exact_bytes=9) == 9
-
-
 def test_defaults_and_spellings() -> None:
     assert shape_from_config(config(num_key_value_heads=None)).num_kv_heads == 9
     assert shape_from_config(config(dtype=None)).dtype == "bfloat16"
@@ -101,7 +90,12 @@ def test_defaults_and_spellings() -> None:
         ({"dtype": "int3"}, "dtype"),
         ({"dtype": 16}, "dtype"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
-        ({"kv_lora_rank": 512}, "qk_rope_head_dim"),
+        ({"kv_lora_rank": 512}, "qk_nope_head_dim"),
+        ({"num_hidden_layers": 3000}, "num_hidden_layers"),
+        ({"num_experts": 8}, "num_experts_per_tok"),
+        ({"num_experts": 8, "num_experts_per_tok": 9}, "num_experts_per_tok"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"quantization_config": {"quant_method": "magic"}}, "quant_method"),
         ({"num_experts": "many"}, "num_experts"),
     ],
 )
