@@ -8,7 +8,7 @@ Steps follow one another. With `λ` requests per second on one engine, Little's 
 TPOT of one request: its `n` steps are work that prefills of others interrupt, so its time is a delay cycle: mean
 `n T`, and the prefills' variance `n t λE[S²] / (1 - ρ_p)³`. To this come the slow swings of the batch, averaged over
 the request's life, and what queued up behind its own prompt and interrupts its first steps. TTFT: what is left of the
-running step, the prompts ahead (M/G/1 in prompt work), the own prompt in chunks.
+running step, the prompts in it and beside one's own (a gated queue), the own prompt in chunks.
 
 Valid while the batch keeps below max_num_seqs and the KV cache: `fits` says so, nothing else here knows of them.
 """
@@ -21,13 +21,15 @@ import numpy as np
 from scipy.special import ndtr
 
 from planner.queueing.costs import EngineRules, Floats, Number, StepCosts
+from planner.queueing.goals import Metric
 from planner.queueing.lengths import Lengths, Points
 from planner.queueing.waits import late_share, quantile_s
 
+TINY = 1e-12
 SPREADS = 2.0
 """Standard deviations of the batch that must fit under the caps."""
-RESIDUAL_CUTS = (0.125, 0.375, 0.625, 0.875)
-"""Where in the running step an arrival falls, as four equal parts."""
+RESIDUAL_CUTS = (0.25, 0.75)
+"""How much of the running step is left when a request comes, as two halves of all requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class EngineEstimate:
     kv_cap_tokens: Floats
     tpot_mean_s: Floats  # by class of output length: (configurations, classes)
     tpot_sd_s: Floats
+    full_step_s: Floats  # a step whose token budget is full: no TPOT is above it
     outputs: Points
     waits: Floats
     wait_s: Floats
@@ -59,16 +62,16 @@ class EngineEstimate:
         fits: Floats = (self.load < 1) & seqs & kv
         return fits
 
+    def exceeds(self, metric: Metric, limit_s: Number) -> Floats:
+        """Share of requests whose `metric` is above `limit_s`."""
+        of = {"ttft": self.ttft_exceeds, "tpot": self.tpot_exceeds, "e2e": self.e2e_exceeds}
+        return of[metric](limit_s)
+
     def tpot_exceeds(self, limit_s: Number) -> Floats:
         """Share of requests whose TPOT is above `limit_s`; lognormal about each class's mean."""
-        mean, sd = self.tpot_mean_s, self.tpot_sd_s
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.sqrt(np.log1p((sd / mean) ** 2))
-            center = np.log(mean) - spread**2 / 2
-            z = (np.log(np.asarray(limit_s, dtype=float))[..., None] - center) / np.maximum(spread, 1e-9)
-        late = np.where(np.isfinite(mean), 1 - ndtr(z), 1.0)
+        late = lognormal_exceeds(limit_s, self.tpot_mean_s, self.tpot_sd_s)
         share: Floats = late @ self.outputs.weights
-        return share
+        return np.where((self.load < 1) & (limit_s >= self.full_step_s), 0.0, share)
 
     def tpot_s(self, share: float) -> Floats:
         """The quantile `share` of TPOT."""
@@ -91,6 +94,20 @@ class EngineEstimate:
     def mean_ttft_s(self) -> Floats:
         mean: Floats = self.wait_s + self.own_s @ self.own_weights
         return mean
+
+    def e2e_exceeds(self, limit_s: Number) -> Floats:
+        """Share of requests whose whole answer takes longer than `limit_s`; lognormal about each class's mean."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            wait_s2 = np.where(self.waits > 0, (2 / self.waits - 1) * self.wait_s**2, 0.0)
+            ttft_s2 = wait_s2 + self.own_s**2 @ self.own_weights - (self.own_s @ self.own_weights) ** 2
+            steps = self.outputs.values
+            mean = self.mean_ttft_s[..., None] + steps * self.tpot_mean_s
+            sd = np.sqrt(np.maximum(ttft_s2[..., None] + (steps * self.tpot_sd_s) ** 2, 0.0))
+        return lognormal_exceeds(limit_s, mean, sd) @ self.outputs.weights
+
+    def e2e_s(self, share: float) -> Floats:
+        """The quantile `share` of the time from request to the last token."""
+        return quantile_s(self.e2e_exceeds, share, self.mean_ttft_s + self.mean_tpot_s)
 
 
 def mixed_engine(
@@ -198,6 +215,7 @@ def _estimate(flow: _Flow, *, transfer_s: Number = 0.0) -> EngineEstimate:
         kv_cap_tokens=np.broadcast_to(np.asarray(rules.kv_tokens, dtype=float), shape),
         tpot_mean_s=_infinite(tpot_mean_s),
         tpot_sd_s=np.nan_to_num(tpot_sd_s, nan=0.0),
+        full_step_s=_infinite(_full_step_s(flow, np.sqrt(batch_variance))),
         outputs=lengths.outputs,
         waits=np.nan_to_num(waits, nan=1.0),
         wait_s=_infinite(wait_s),
@@ -219,6 +237,16 @@ def _batch_swings(flow: _Flow) -> tuple[Floats, Floats]:
     return (counted + stalled) * relaxation_s, relaxation_s
 
 
+def _full_step_s(flow: _Flow, batch_sd: Floats) -> Floats:
+    """A step with a large batch, and with prompts for the rest of its token budget."""
+    batch = flow.batch + SPREADS * batch_sd
+    decoding_s = np.asarray(flow.costs.step_s) + flow.token_s * batch
+    if not flow.prefills:  # its first gap holds a transfer and a wait, and knows no such bound
+        return np.full_like(decoding_s, np.inf)
+    token_s = flow.lengths.prompts.mean_work_s(flow.costs) / flow.lengths.prompts.mean_tokens
+    return decoding_s + np.maximum(np.asarray(flow.rules.max_num_batched_tokens) - batch, 1.0) * token_s
+
+
 def _tpot_parts(
     flow: _Flow, batch_variance: Floats, relaxation_s: Floats, first_gap_s: Floats, transfer_s: Number
 ) -> tuple[Floats, Floats]:
@@ -231,7 +259,7 @@ def _tpot_parts(
     mean_s = (work_s + behind_s[..., None]) / decodes if flow.prefills else work_s + np.asarray(behind_s)[..., None]
     stalls_s2 = work_s * (flow.rate * flow.prompt_square_s2)[..., None] / decodes**3
     behind_s2 = (behind_s[..., None] / decodes) ** 2
-    life = steps * flow.step_s[..., None] / relaxation_s[..., None]
+    life = steps * flow.step_s[..., None] / np.maximum(relaxation_s, TINY)[..., None]
     averaged = 2 * (life - 1 + np.exp(-life)) / life**2
     context_variance = np.asarray(flow.costs.kv_token_s) ** 2 * flow.batch * flow.lengths.context_variance
     step_variance = flow.token_s**2 * batch_variance + context_variance
@@ -242,30 +270,50 @@ def _tpot_parts(
 def _ttft_parts(flow: _Flow) -> tuple[Floats, Floats, Floats, Floats]:
     """(share that waits, mean wait, own part by class, weights of the classes)."""
     prompts, costs = flow.lengths.prompts, flow.costs
-    busy = 1 - np.exp(-flow.batch)
     bare_s = flow.bare_step_s
     room = np.maximum(np.asarray(flow.rules.max_num_batched_tokens) - flow.batch, 1.0)
     if flow.prefills:
-        token_s = bare_s / room  # a prompt token's share of the decode work in its step
-        served_s = flow.prefill_load / flow.rate + token_s * prompts.mean_tokens
-        square_s2 = prompts.second_moment_s2(costs, fixed_s=costs.sequence_s, more_token_s=token_s)
-        square_s2 = square_s2 + (flow.scv - 1) * served_s**2
-        waits = np.minimum(flow.rate * served_s, 1.0)
-        wait_s = np.where(waits < 1, flow.rate * square_s2 / (2 * np.maximum(1 - waits, 1e-12)), np.nan)
-        chunks = np.ceil(prompts.tokens / room[..., None])
-        own_s = prompts.work_s(costs) + chunks * bare_s[..., None]
+        waits, wait_s = _wait_for_prompts(flow, room)
+        own_s = prompts.work_s(costs) + np.ceil(prompts.tokens / room[..., None]) * bare_s[..., None]
+        fixed_s = np.asarray(costs.overhead_s + costs.sequence_s, dtype=float)
     else:
         waits, wait_s = np.zeros_like(bare_s), np.zeros_like(bare_s)
         own_s = bare_s[..., None] * np.ones_like(prompts.tokens)
-    # What is left of the running step; with async scheduling the next one is full already; then those who came along.
-    lag_s = flow.rules.lag_steps * bare_s * busy
-    cuts = np.asarray(RESIDUAL_CUTS)
-    left_s = (bare_s * busy * (1 - waits))[..., None] * cuts + lag_s[..., None]
-    left_s = left_s * (1 + flow.prefill_load)[..., None]
-    fixed_s = np.asarray(costs.overhead_s + costs.sequence_s if flow.prefills else 0.0)
+        fixed_s = np.zeros(())
+    # What is left of the running step; with async scheduling, the next one is settled as well.
+    cuts = np.asarray(RESIDUAL_CUTS) + flow.rules.lag_steps
+    left_s = (bare_s * (1 - np.exp(-flow.batch)))[..., None] * cuts
     own_s = (own_s + fixed_s[..., None])[..., :, None] + left_s[..., None, :]
     weights = np.repeat(prompts.weights, len(cuts)) / len(cuts)
     return waits, wait_s, own_s.reshape(*own_s.shape[:-2], -1), weights
+
+
+def _wait_for_prompts(flow: _Flow, room: Floats) -> tuple[Floats, Floats]:
+    """(share that waits, mean wait) for other prompts: those in the running step, and those in one's own.
+
+    A gated queue: a step computes whoever came during the one before, and all of them end together. So step times
+    `D' = t + prompts that came in D` have mean t / (1 - ρ_p) and variance λE[S²] mean / (1 - ρ_p²); an arrival meets
+    a long step rather than a short one, waits for the rest of it, then for all that came in it.
+    """
+    prompts = flow.lengths.prompts
+    bare_s, load, lag = flow.bare_step_s, flow.prefill_load, flow.rules.lag_steps
+    spread_s = flow.rate * flow.prompt_square_s2 / (1 - load**2)
+    met_s = bare_s / (1 - load) + spread_s
+    gated_s = met_s * (1 + 2 * load) / 2 - bare_s / 2 + lag * bare_s * load / (1 - load)
+    # Where prompts fill the token budget, each token also bears its share of the decoding in its step.
+    full_load = load + flow.rate * prompts.mean_tokens * bare_s / room
+    wait_s = np.where(full_load < 1, gated_s * (1 - load) / np.maximum(1 - full_load, TINY), np.nan)
+    none_in_step = np.exp(-flow.rate * bare_s / (1 - load))
+    none_about = none_in_step ** (1 + lag) * (1 - load) * np.exp(-flow.rate * bare_s)
+    return 1 - none_about, wait_s
+
+
+def lognormal_exceeds(limit_s: Number, mean_s: Floats, sd_s: Floats) -> Floats:
+    """P(X > limit) by class, of a positive X with this mean and standard deviation; 1 where the mean is infinite."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread2 = np.log1p((sd_s / mean_s) ** 2)
+        above = np.log(mean_s) - spread2 / 2 - np.log(np.asarray(limit_s, dtype=float))[..., None]
+        return np.where(np.isfinite(mean_s), ndtr(above / np.maximum(np.sqrt(spread2), 1e-9)), 1.0)
 
 
 def _infinite(values: Floats) -> Floats:

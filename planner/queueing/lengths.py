@@ -12,7 +12,7 @@ from planner.queueing.costs import Floats, Number, StepCosts
 from planner.types import PlannerError
 
 # Where the sorted sample is cut into classes: finer towards the tail, which the high percentiles are made of.
-EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.96, 0.985, 1.0)
+EDGES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.86, 0.94, 0.98, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

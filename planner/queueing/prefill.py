@@ -13,8 +13,10 @@ from enum import StrEnum
 import numpy as np
 
 from planner.queueing.costs import Floats, Number, StepCosts
+from planner.queueing.goals import Metric
 from planner.queueing.lengths import Lengths
 from planner.queueing.waits import late_share, mean_wait_s, quantile_s
+from planner.types import PlannerError
 
 
 class Routing(StrEnum):
@@ -33,6 +35,17 @@ class PrefillEstimate:
     mean_wait_s: Floats
     own_s: Floats  # the request's own time: (configurations, classes)
     weights: Floats  # of the classes
+
+    @property
+    def fits(self) -> Floats:
+        """Whether the pool keeps up."""
+        return np.asarray(self.load < 1)
+
+    def exceeds(self, metric: Metric, limit_s: Number) -> Floats:
+        """Share of requests whose TTFT is above `limit_s`. Raises PlannerError for another metric."""
+        if metric != "ttft":
+            raise PlannerError("goal", "metric", metric, "is not a prefill pool's affair", "put it to the decode pool")
+        return self.ttft_exceeds(limit_s)
 
     def ttft_exceeds(self, limit_s: Number) -> Floats:
         """Share of requests whose TTFT is above `limit_s`."""
@@ -55,11 +68,13 @@ def prefill_pool(
     rate_rps: Number,
     arrival_scv: Number = 1.0,
     routing: Routing = Routing.SHARED_QUEUE,
+    max_num_batched_tokens: Number = 0.0,
     transfer_s: Number = 0.0,
 ) -> PrefillEstimate:
     """TTFT of prefill pools that serve `rate_rps` in all.
 
-    `arrival_scv` is variance / mean² of the gaps between arrivals: 1 for Poisson. `transfer_s` is added where the
+    `arrival_scv` is variance / mean² of the gaps between arrivals: 1 for Poisson. An engine takes several waiting
+    prompts into one step up to `max_num_batched_tokens`, and they end together; at zero it takes one. `transfer_s` is added where the
     first token waits for the KV to reach a decode engine; Ferry sends it before, so its own pools leave it at zero.
     """
     prompts = lengths.prompts
@@ -73,8 +88,15 @@ def prefill_pool(
         arrival_scv = 1 + (np.asarray(arrival_scv) - 1) / count
         rate, count = rate / count, np.ones_like(count)
     waits, wait_s = mean_wait_s(count, rate, service_s, arrival_scv=arrival_scv, service_scv=service_scv)
+    wait_s = wait_s + waits * _company_s(service_s, load, max_num_batched_tokens / prompts.mean_tokens)
     load, waits, wait_s = np.broadcast_arrays(load, waits, wait_s)
     known_s = np.asarray(fixed_s + costs.overhead_s + transfer_s, dtype=float)
     own_s = known_s[..., None] + prompts.work_s(costs)
     own_s = np.broadcast_to(own_s, (*load.shape, own_s.shape[-1]))
     return PrefillEstimate(load=load, waits=waits, mean_wait_s=wait_s, own_s=own_s, weights=prompts.weights)
+
+
+def _company_s(service_s: Number, load: Floats, most: Number) -> Floats:
+    """What prompts in the same step add to one that waited: half of those queued with it, at most the budget's."""
+    queued = np.where(load < 1, load / np.where(load < 1, 1 - load, 1.0), np.inf)
+    return service_s * np.minimum(queued, np.maximum(np.asarray(most) - 1, 0.0)) / 2

@@ -5,17 +5,15 @@ goals. Inside: `engine` (the scheduler), `station` (one pool), `ledger` (what en
 """
 
 from planner.simulate.fleet import Fleet, MixedFleet, Pool, SplitFleet, Spread
-from planner.simulate.outcome import EngineTotals, Interval, Metric, Outcome
+from planner.simulate.outcome import EngineTotals, Interval, Outcome
 from planner.simulate.requests import Requests, draw_arrivals, draw_requests
 from planner.simulate.run import run_closed, run_open
-from planner.simulate.verify import Goal, Verdict, judge, verify
+from planner.simulate.verify import Verdict, judge, verify
 
 __all__ = [
     "EngineTotals",
     "Fleet",
-    "Goal",
     "Interval",
-    "Metric",
     "MixedFleet",
     "Outcome",
     "Pool",

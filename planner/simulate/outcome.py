@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.stats import t as student
 
 from planner.queueing.costs import Floats
+from planner.queueing.goals import Metric
 from planner.simulate.requests import Ints
-
-Metric = Literal["ttft", "tpot", "e2e"]
 
 WARM_UP_SHARE = 0.1
 BATCHES = 16

@@ -11,7 +11,7 @@ from planner.simulate.engine import FOREVER
 from planner.simulate.fleet import Fleet, MixedFleet, Pool, SplitFleet
 from planner.simulate.ledger import Ledger
 from planner.simulate.outcome import EngineTotals, Outcome
-from planner.simulate.requests import Requests
+from planner.simulate.requests import Ints, Requests
 from planner.simulate.station import Station
 from planner.types import PlannerError
 
@@ -38,7 +38,7 @@ def run_open(fleet: Fleet, requests: Requests, *, seed: int = 0) -> Outcome:
         for at_s, _, request in sorted(arrivals):
             stations[1].give(request, at_s)
         stations[1].advance(FOREVER)
-    return _outcome(fleet, requests, ledger, stations, sent_s)
+    return _outcome(requests, ledger, stations, sent_s)
 
 
 def run_closed(fleet: Fleet, requests: Requests, *, concurrency: int, seed: int = 0) -> Outcome:
@@ -60,11 +60,11 @@ def run_closed(fleet: Fleet, requests: Requests, *, concurrency: int, seed: int 
         if pending and pending[0][0] <= first_s:
             at_s, place, request = heappop(pending)
             stations[place].give(request, at_s)
-            continue
-        if first_s == FOREVER:
-            return _outcome(fleet, requests, ledger, stations, sent_s)
-        place = ends.index(first_s)
-        stations[place].step_first()
+        elif first_s < FOREVER:
+            place = ends.index(first_s)
+            stations[place].step_first()
+        else:
+            return _outcome(requests, ledger, stations, sent_s)
         for request in stations[place].take_finished():
             event = _transfer(fleet, ledger, request) if place == 0 and isinstance(fleet, SplitFleet) else None
             if event:
@@ -91,7 +91,7 @@ def _start(fleet: Fleet, requests: Requests, seed: int) -> tuple[Ledger, list[St
     return ledger, stations, float(fleet.prefill.costs.overhead_s)
 
 
-def _check_fit(pool: Pool, tokens: np.ndarray) -> None:
+def _check_fit(pool: Pool, tokens: Ints) -> None:
     """Raises PlannerError for a request that no empty engine of the pool could hold."""
     rules = pool.rules
     longest = int(tokens.max()) + rules.lag_steps
@@ -117,9 +117,7 @@ def _transfer(fleet: SplitFleet, ledger: Ledger, request: int) -> Event | None:
     return at_s, 1, request
 
 
-def _outcome(
-    fleet: Fleet, requests: Requests, ledger: Ledger, stations: list[Station], sent_s: Floats
-) -> Outcome:
+def _outcome(requests: Requests, ledger: Ledger, stations: list[Station], sent_s: Floats) -> Outcome:
     first_s, finish_s = np.asarray(ledger.first_token_s), np.asarray(ledger.finish_s)
     assert first_s.min() >= 0 and np.all(finish_s >= first_s), "a request was lost"
     totals = tuple(

@@ -7,23 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy.typing as npt
 
+from planner.queueing.goals import Goal
 from planner.simulate.fleet import Fleet
-from planner.simulate.outcome import Interval, Metric, Outcome
+from planner.simulate.outcome import Interval, Outcome
 from planner.simulate.requests import draw_arrivals, draw_requests
 from planner.simulate.run import run_open
 
 FIRST_RUN, GROWTH = 1_000, 3
 MIN_LATE_ANSWERS = 20
 """A percentile is believed once so many requests lie above it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """At least `share` of the requests within `limit_s`."""
-
-    metric: Metric
-    share: float
-    limit_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
