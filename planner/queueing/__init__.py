@@ -7,7 +7,7 @@
 from planner.queueing.capacity import Estimate, max_rate_rps, meets
 from planner.queueing.closed_loop import ClosedLoop, closed_loop
 from planner.queueing.costs import EngineRules, StepCosts
-from planner.queueing.engine import EngineEstimate, decode_engine, departures_scv, mixed_engine
+from planner.queueing.engine import EngineEstimate, decode_engine, mixed_engine
 from planner.queueing.goals import Goal, Metric
 from planner.queueing.lengths import Lengths
 from planner.queueing.prefill import PrefillEstimate, Routing, prefill_pool
@@ -25,7 +25,6 @@ __all__ = [
     "StepCosts",
     "closed_loop",
     "decode_engine",
-    "departures_scv",
     "max_rate_rps",
     "meets",
     "mixed_engine",

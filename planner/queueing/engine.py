@@ -136,11 +136,6 @@ def decode_engine(
     return _estimate(_flow(costs, rules, lengths, rate_rps, arrival_scv, prefills=False), transfer_s=transfer_s)
 
 
-def departures_scv(load: Number, *, arrival_scv: Number, service_scv: Number) -> Number:
-    """Burstiness of what leaves a prefill pool, and so reaches the decode pool (Marshall's approximation)."""
-    return load * load * service_scv + (1 - load * load) * arrival_scv
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Flow:
     """Means that both TTFT and TPOT start from. Unstable configurations hold NaN, which ends as infinity."""

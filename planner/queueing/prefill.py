@@ -35,6 +35,7 @@ class PrefillEstimate:
     mean_wait_s: Floats
     own_s: Floats  # the request's own time: (configurations, classes)
     weights: Floats  # of the classes
+    departures_scv: Floats  # burstiness of what leaves, and so reaches the decode pool
 
     @property
     def fits(self) -> Floats:
@@ -83,17 +84,31 @@ def prefill_pool(
     service_scv = prompts.second_moment_s2(costs, fixed_s=fixed_s) / (service_s * service_s) - 1
     rate, count = np.asarray(rate_rps, dtype=float), np.asarray(engines, dtype=float)
     load = rate * service_s / count
+    departures = _departures_scv(load, count, arrival_scv, service_scv)
     if routing is Routing.RANDOM:
         # Thinning moves any arrival process towards Poisson.
         arrival_scv = 1 + (np.asarray(arrival_scv) - 1) / count
         rate, count = rate / count, np.ones_like(count)
     waits, wait_s = mean_wait_s(count, rate, service_s, arrival_scv=arrival_scv, service_scv=service_scv)
     wait_s = wait_s + waits * _company_s(service_s, load, max_num_batched_tokens / prompts.mean_tokens)
-    load, waits, wait_s = np.broadcast_arrays(load, waits, wait_s)
+    load, waits, wait_s, departures = np.broadcast_arrays(load, waits, wait_s, departures)
     known_s = np.asarray(fixed_s + costs.overhead_s + transfer_s, dtype=float)
     own_s = known_s[..., None] + prompts.work_s(costs)
     own_s = np.broadcast_to(own_s, (*load.shape, own_s.shape[-1]))
-    return PrefillEstimate(load=load, waits=waits, mean_wait_s=wait_s, own_s=own_s, weights=prompts.weights)
+    return PrefillEstimate(
+        load=load,
+        waits=waits,
+        mean_wait_s=wait_s,
+        own_s=own_s,
+        weights=prompts.weights,
+        departures_scv=departures,
+    )
+
+
+def _departures_scv(load: Floats, engines: Floats, arrival_scv: Number, service_scv: Number) -> Floats:
+    """Whitt's approximation (QNA): a busy pool puts its own service times in place of the arrivals' gaps."""
+    busy = np.minimum(load, 1.0) ** 2
+    return 1 + (1 - busy) * (np.asarray(arrival_scv) - 1) + busy * (service_scv - 1) / np.sqrt(engines)
 
 
 def _company_s(service_s: Number, load: Floats, most: Number) -> Floats:

@@ -52,8 +52,8 @@ class Engine:
         "_steps",
         "_token_s",
         "batch",
-        "busy_s",
         "budget",
+        "busy_s",
         "finished",
         "free_blocks",
         "least_free_blocks",
@@ -96,25 +96,26 @@ class Engine:
         self.busy_s = self.sequence_seconds = 0.0
 
     @property
-    def idle(self) -> bool:
-        """Nothing runs here; requests may wait."""
-        return not self._running
-
-    @property
     def outstanding(self) -> int:
         """Requests running here or waiting."""
         return len(self._running) + len(self.waiting)
 
     @property
-    def next_end_s(self) -> float:
-        """No request ends before this time, whatever arrives; exact while the engine only decodes."""
+    def next_event(self) -> tuple[float, bool]:
+        """(time before which no request ends here, whatever arrives; whether a step starts then).
+
+        Without a start it is an end, exactly: the engine only decodes. At equal times ends sort before starts, which
+        may compute what the ends bring about.
+        """
         if not self._running:
-            return max(self.now_s, self._ledger.arrival_s[self.waiting[0]]) if self.waiting else FOREVER
+            if not self.waiting:
+                return FOREVER, True
+            return max(self.now_s, self._ledger.arrival_s[self.waiting[0]]), True
         if self.waiting or self._partial >= 0:
-            return self.now_s
+            return self.now_s, True
         steps = self._due[0][0] - self._steps
         first_s = self._bare_step_s(self._steps + 1)
-        return self.now_s + steps * (first_s + self._kv_s * self.batch * (steps - 1) / 2)
+        return self.now_s + steps * (first_s + self._kv_s * self.batch * (steps - 1) / 2), False
 
     def give(self, request: int) -> None:
         """The request joins the queue; its arrival, in the ledger, must not be after the next `advance`."""

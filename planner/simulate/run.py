@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from planner.types import PlannerError
 
 Event = tuple[float, int, int]
 """(time, station, request)"""
+NEXT = -1
+"""In an event: whichever request is the next to be sent."""
 
 
 def run_open(fleet: Fleet, requests: Requests, *, seed: int = 0) -> Outcome:
@@ -49,31 +51,28 @@ def run_closed(fleet: Fleet, requests: Requests, *, concurrency: int, seed: int 
     if concurrency < 1:
         raise PlannerError("load", "concurrency", concurrency, "must be at least 1", "give a number of users")
     ledger, stations, overhead_s = _start(fleet, requests, seed)
-    sent_s = np.zeros(len(requests))
-    upcoming = min(concurrency, len(requests))
-    ledger.arrival_s = [overhead_s] * len(requests)
-    pending: list[Event] = [(overhead_s, 0, request) for request in range(upcoming)]
-    heapify(pending)
+    sent: list[float] = []
+    pending: list[Event] = [(overhead_s, 0, NEXT)] * min(concurrency, len(requests))
     while True:
-        ends = [station.next_end_s for station in stations]
-        first_s = min(ends)
+        events = [station.next_event for station in stations]
+        first_s, _ = min(events)
         if pending and pending[0][0] <= first_s:
             at_s, place, request = heappop(pending)
+            if request == NEXT:
+                if len(sent) == len(requests):
+                    continue
+                request = len(sent)
+                ledger.arrival_s[request] = at_s
+                sent.append(at_s - overhead_s)
             stations[place].give(request, at_s)
         elif first_s < FOREVER:
-            place = ends.index(first_s)
+            place = events.index(min(events))
             stations[place].step_first()
         else:
-            return _outcome(requests, ledger, stations, sent_s)
+            return _outcome(requests, ledger, stations, np.asarray(sent))
         for request in stations[place].take_finished():
             event = _transfer(fleet, ledger, request) if place == 0 and isinstance(fleet, SplitFleet) else None
-            if event:
-                heappush(pending, event)
-            elif upcoming < len(requests):
-                sent_s[upcoming] = ledger.finish_s[request]
-                ledger.arrival_s[upcoming] = ledger.finish_s[request] + overhead_s
-                heappush(pending, (ledger.arrival_s[upcoming], 0, upcoming))
-                upcoming += 1
+            heappush(pending, event or (ledger.finish_s[request] + overhead_s, 0, NEXT))
 
 
 def _start(fleet: Fleet, requests: Requests, seed: int) -> tuple[Ledger, list[Station], float]:

@@ -72,10 +72,10 @@ class Station:
         return finished
 
     @property
-    def next_end_s(self) -> float:
-        """Nothing leaves before this time."""
-        return min((engine.next_end_s for engine in self.engines), default=FOREVER)
+    def next_event(self) -> tuple[float, bool]:
+        """The first of its engines' events."""
+        return min(engine.next_event for engine in self.engines)
 
     def step_first(self) -> None:
-        """Let the engine that something may leave first do its next step, or its run of steps to the next end."""
-        min(self.engines, key=lambda engine: engine.next_end_s).step(FOREVER)
+        """Let the engine whose event is first do its next step, or its run of steps to the next end."""
+        min(self.engines, key=lambda engine: engine.next_event).step(FOREVER)

@@ -90,7 +90,8 @@ def test_a_split_fleet_against_the_simulator() -> None:
     budget = float(RULES.max_num_batched_tokens)
     rate = 0.7 / float(prefill_pool(COSTS, LENGTHS, engines=engines, rate_rps=1.0).load)
     first = prefill_pool(COSTS, LENGTHS, engines=engines, rate_rps=rate, max_num_batched_tokens=budget)
-    then = decode_engine(COSTS, RULES, LENGTHS, rate_rps=rate / engines, transfer_s=7e-6 * 500)
+    scv = 1 + (first.departures_scv - 1) / engines  # of what one of the engines gets
+    then = decode_engine(COSTS, RULES, LENGTHS, rate_rps=rate / engines, arrival_scv=scv, transfer_s=7e-6 * 500)
     fleet = SplitFleet(
         prefill=Pool(engines=engines, costs=COSTS, rules=rules, spread=Spread.SHARED_QUEUE),
         decode=Pool(engines=engines, costs=COSTS, rules=RULES, spread=Spread.ROUND_ROBIN),
