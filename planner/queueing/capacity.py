@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from planner.queueing.costs import Floats, Number
+from planner.queueing.costs import Bools, Floats, Number
 from planner.queueing.goals import Goal, Metric
 from planner.types import PlannerError
 
@@ -22,12 +22,12 @@ class Estimate(Protocol):
     def load(self) -> Floats: ...
 
     @property
-    def fits(self) -> Floats: ...
+    def fits(self) -> Bools: ...
 
     def exceeds(self, metric: Metric, limit_s: Number) -> Floats: ...
 
 
-def meets(estimate: Estimate, goals: Sequence[Goal]) -> Floats:
+def meets(estimate: Estimate, goals: Sequence[Goal]) -> Bools:
     """Which configurations keep every goal and their own caps."""
     met = estimate.fits
     for goal in goals:
@@ -44,7 +44,11 @@ def max_rate_rps(estimate_at: Callable[[Number], Estimate], goals: Sequence[Goal
     load = np.atleast_1d(estimate_at(1.0).load)
     if not np.all(load > 0):
         raise PlannerError(
-            "step costs", "prefill_token_s", 0.0, "a request must cost something", "give the costs per token or sequence"
+            "step costs",
+            "prefill_token_s",
+            0.0,
+            "a request must cost something",
+            "give the costs per token or sequence",
         )
     low, high = np.zeros_like(load), 1 / load
     for _ in range(HALVINGS):

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.queueing.costs import EngineRules, Floats, Number, StepCosts
+from planner.queueing.costs import Bools, EngineRules, Floats, Number, StepCosts
 from planner.queueing.lengths import Lengths
 
 ROUNDS = 30
+MOST_USED = 0.95
+"""Of the token budget. Beyond it the places are full, and their queue is reckoned otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class ClosedLoop:
     batch: Floats
     ttft_s: Floats
     burst_ttft_s: Floats  # of the first requests, which all come at once
-    queues: Floats  # whether users wait for a place
+    queues: Bools  # whether users wait for a place
 
     def mean_ttft_s(self, *, requests_per_user: float) -> Floats:
         """Mean TTFT of a measurement that begins with the burst, as most load generators do."""
@@ -35,7 +37,8 @@ def closed_loop(costs: StepCosts, rules: EngineRules, lengths: Lengths, *, concu
     With `x` new requests in a mean step, `n` decode steps each and prefill work `w`, a request meets steps of
     `T = step_s + token_s + (token_s n + w) x (1 - 1 / users)`: it meets the other users only. By Little's law
     `users T / x = TTFT + n T`. Places are limited by max_num_seqs, the KV cache and the token budget; users without
-    one wait, and their wait is what Little's law leaves.
+    one wait, and their wait is what Little's law leaves. A request is sent when a step ends, so no part of a step
+    is lost; with async scheduling the step that then starts is settled already.
     """
     users = np.asarray(concurrency, dtype=float)
     steps, tokens = lengths.mean_decode_steps, lengths.prompts.mean_tokens
@@ -49,7 +52,8 @@ def closed_loop(costs: StepCosts, rules: EngineRules, lengths: Lengths, *, concu
     joined = np.zeros(np.broadcast_shapes(users.shape, work_s.shape, most.shape, np.shape(costs.step_s)))
     for _ in range(ROUNDS):
         step_s = costs.step_s + token_s + (token_s * steps + work_s) * joined * others
-        ttft_s = (1 + (0.5 + rules.lag_steps) * others) * step_s + work_s + costs.overhead_s
+        ttft_s = (1 + rules.lag_steps) * step_s + work_s + costs.overhead_s
+        ttft_s = ttft_s + _behind_prompts_s(joined * others, steps, budget, lengths, work_s)
         joined = (joined + np.minimum(users * step_s / (ttft_s + steps * step_s), most)) / 2
     step_s = costs.step_s + token_s + (token_s * steps + work_s) * joined * others
     rate = joined / step_s
@@ -65,3 +69,12 @@ def closed_loop(costs: StepCosts, rules: EngineRules, lengths: Lengths, *, concu
         burst_ttft_s=costs.overhead_s + burst_s + np.asarray(costs.step_s) * (burst_steps + 1) / 2,
         queues=joined >= most * 0.999,
     )
+
+
+def _behind_prompts_s(joined: Floats, steps: float, budget: Floats, lengths: Lengths, work_s: Floats) -> Floats:
+    """Wait for prompts ahead that fill the token budget of several steps: M/G/1 in tokens."""
+    tokens = lengths.prompts.mean_tokens
+    room = np.maximum(budget - joined * steps, 1.0)
+    used = np.minimum(joined * tokens / room, MOST_USED)
+    ahead = lengths.prompts.second_moments[0] / (2 * tokens) * used / (1 - used)
+    return ahead * work_s / tokens

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from planner.types import PlannerError
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Number = float | Floats
 
 
@@ -80,8 +81,13 @@ class EngineRules:
 
     def row(self, index: int) -> EngineRules:
         """The rules of one configuration."""
-        picked = {field.name: _pick(getattr(self, field.name), index) for field in fields(self)}
-        return EngineRules(**{**picked, "async_scheduling": self.async_scheduling})
+        return EngineRules(
+            max_num_batched_tokens=_pick(self.max_num_batched_tokens, index),
+            max_num_seqs=_pick(self.max_num_seqs, index),
+            kv_blocks=_pick(self.kv_blocks, index),
+            block_size_tokens=_pick(self.block_size_tokens, index),
+            async_scheduling=self.async_scheduling,
+        )
 
 
 def _pick(value: Number, index: int) -> float:

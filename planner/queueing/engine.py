@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from planner.queueing.costs import EngineRules, Floats, Number, StepCosts
+from planner.queueing.costs import Bools, EngineRules, Floats, Number, StepCosts
 from planner.queueing.goals import Metric
 from planner.queueing.lengths import Lengths, Points
 from planner.queueing.waits import late_share, quantile_s
@@ -55,11 +55,11 @@ class EngineEstimate:
     own_weights: Floats
 
     @property
-    def fits(self) -> Floats:
+    def fits(self) -> Bools:
         """Whether the batch keeps below max_num_seqs and the KV cache, so that the estimate means something."""
         seqs = self.batch + SPREADS * self.batch_sd <= self.seqs_cap
         kv = self.kv_tokens + SPREADS * self.kv_tokens_sd <= self.kv_cap_tokens
-        fits: Floats = (self.load < 1) & seqs & kv
+        fits: Bools = (self.load < 1) & seqs & kv
         return fits
 
     def exceeds(self, metric: Metric, limit_s: Number) -> Floats:
@@ -167,7 +167,12 @@ def _flow(
     work_s = np.asarray(costs.sequence_s + prompts.mean_work_s(costs), dtype=float) if prefills else np.zeros(())
     square_s2 = prompts.second_moment_s2(costs, fixed_s=costs.sequence_s) if prefills else 0.0
     rate, scv, token_s, work_s, square_s2, first_s = np.broadcast_arrays(
-        np.asarray(rate_rps, dtype=float), np.asarray(arrival_scv, dtype=float), token_s, work_s, square_s2, costs.step_s
+        np.asarray(rate_rps, dtype=float),
+        np.asarray(arrival_scv, dtype=float),
+        token_s,
+        work_s,
+        square_s2,
+        costs.step_s,
     )
     prefill_load = rate * work_s
     load = prefill_load + rate * lengths.mean_decode_steps * token_s

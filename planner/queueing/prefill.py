@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from planner.queueing.costs import Floats, Number, StepCosts
+from planner.queueing.costs import Bools, Floats, Number, StepCosts
 from planner.queueing.goals import Metric
 from planner.queueing.lengths import Lengths
 from planner.queueing.waits import late_share, mean_wait_s, quantile_s
@@ -38,7 +38,7 @@ class PrefillEstimate:
     departures_scv: Floats  # burstiness of what leaves, and so reaches the decode pool
 
     @property
-    def fits(self) -> Floats:
+    def fits(self) -> Bools:
         """Whether the pool keeps up."""
         return np.asarray(self.load < 1)
 
@@ -75,8 +75,9 @@ def prefill_pool(
     """TTFT of prefill pools that serve `rate_rps` in all.
 
     `arrival_scv` is variance / mean² of the gaps between arrivals: 1 for Poisson. An engine takes several waiting
-    prompts into one step up to `max_num_batched_tokens`, and they end together; at zero it takes one. `transfer_s` is added where the
-    first token waits for the KV to reach a decode engine; Ferry sends it before, so its own pools leave it at zero.
+    prompts into one step up to `max_num_batched_tokens`, and they end together; at zero it takes one.
+    `transfer_s` is added where the first token waits for the KV to reach a decode engine; Ferry sends it before, so
+    its own pools leave it at zero.
     """
     prompts = lengths.prompts
     fixed_s = costs.step_s + costs.sequence_s

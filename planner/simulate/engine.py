@@ -35,6 +35,7 @@ class Engine:
     __slots__ = (
         "_base_s",
         "_block",
+        "_blocked",
         "_cap",
         "_due",
         "_horizon_s",
@@ -91,6 +92,7 @@ class Engine:
         self._running: dict[int, None] = {}  # in order of admission
         self._partial, self._partial_done = -1, 0  # the one prompt that is part computed
         self.free_blocks = self.least_free_blocks = self.total_blocks
+        self._blocked = -1  # the request at the head of the queue that cannot be admitted before something ends here
         self.queued_tokens = 0  # prompt tokens given to this engine and not computed yet
         self.preemptions = 0
         self.busy_s = self.sequence_seconds = 0.0
@@ -111,7 +113,7 @@ class Engine:
             if not self.waiting:
                 return FOREVER, True
             return max(self.now_s, self._ledger.arrival_s[self.waiting[0]]), True
-        if self.waiting or self._partial >= 0:
+        if self._partial >= 0 or (self.waiting and self.waiting[0] != self._blocked):
             return self.now_s, True
         steps = self._due[0][0] - self._steps
         first_s = self._bare_step_s(self._steps + 1)
@@ -208,10 +210,11 @@ class Engine:
             tokens, square = self._admit(tokens, square, ends)
         if tokens:
             self._compute(tokens, square, ends, step)
+        elif self.waiting and self._ledger.arrival_s[self.waiting[0]] > self._horizon_s:
+            self._decode(until_s, 1)  # whoever came after the horizon is seen one step on
         else:
-            # Who arrived after the horizon is seen one step on; who lacks a place waits for an end.
-            unseen = self.waiting and self._ledger.arrival_s[self.waiting[0]] > self._horizon_s
-            self._decode(until_s, 1 if unseen else self._due[0][0] - self._steps)
+            self._blocked = self.waiting[0] if self.waiting else -1
+            self._decode(until_s, self._due[0][0] - self._steps)
 
     def _continue_partial(self) -> tuple[int, float, list[int]]:
         """(tokens, Σ(end² - start²), prompts that get their last chunk) for the prompt already begun."""
@@ -309,6 +312,7 @@ class Engine:
     def _end_due(self) -> None:
         """Sequences whose last step in the batch this was. With a lag, they ended when it began."""
         ended_s = self._horizon_s if self._lag else self.now_s
+        self._blocked = -1
         due = self._due
         while due and due[0][0] == self._steps:
             request = heappop(due)[1]
@@ -323,6 +327,7 @@ class Engine:
     def _make_room(self, step: int) -> None:
         """Preempt from the last admitted on, until `step` has the blocks that it needs."""
         ledger = self._ledger
+        self._blocked = -1
         while self._phases[step % self._block] > self.free_blocks:
             request, _ = self._running.popitem()
             if request == self._partial:

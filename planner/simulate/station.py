@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -77,5 +78,7 @@ class Station:
         return min(engine.next_event for engine in self.engines)
 
     def step_first(self) -> None:
-        """Let the engine whose event is first do its next step, or its run of steps to the next end."""
-        min(self.engines, key=lambda engine: engine.next_event).step(FOREVER)
+        """Let the engine whose event is first do one step, or its run of steps to the end that the event is."""
+        engine = min(self.engines, key=lambda engine: engine.next_event)
+        at_s, starts = engine.next_event
+        engine.step(math.nextafter(at_s, FOREVER) if starts else FOREVER)

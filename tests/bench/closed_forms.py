@@ -60,9 +60,7 @@ def main() -> int:
     return 0
 
 
-def _mixed(
-    name: str, rows: Rows, load: float, count: int, *, scv: float = 1.0, rules: EngineRules = RULES
-) -> None:
+def _mixed(name: str, rows: Rows, load: float, count: int, *, scv: float = 1.0, rules: EngineRules = RULES) -> None:
     lengths = Lengths.from_sample(rows)
     rate = load / float(mixed_engine(COSTS, rules, lengths, rate_rps=1.0).load)
     estimate = mixed_engine(COSTS, rules, lengths, rate_rps=rate, arrival_scv=scv)
@@ -79,9 +77,7 @@ def _split(name: str, rows: Rows, engines: int, spread: Spread, routing: Routing
     lengths = Lengths.from_sample(rows)
     rate = 0.7 / float(prefill_pool(COSTS, lengths, engines=engines, rate_rps=1.0).load)
     budget = float(RULES.max_num_batched_tokens)
-    first = prefill_pool(
-        COSTS, lengths, engines=engines, rate_rps=rate, routing=routing, max_num_batched_tokens=budget
-    )
+    first = prefill_pool(COSTS, lengths, engines=engines, rate_rps=rate, routing=routing, max_num_batched_tokens=budget)
     then = decode_engine(COSTS, RULES, lengths, rate_rps=rate / engines)
     fleet = SplitFleet(
         prefill=Pool(engines=engines, costs=COSTS, rules=replace(RULES, async_scheduling=False), spread=spread),

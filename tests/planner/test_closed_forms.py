@@ -68,9 +68,7 @@ def test_a_mixed_engine_against_the_simulator(name: str) -> None:
 def test_a_full_batch_is_rejected_where_the_simulator_queues() -> None:
     rate = rate_at(0.75, CHAT)
     estimate = mixed_engine(COSTS, RULES, LENGTHS, rate_rps=rate)
-    outcome = run_open(
-        MixedFleet(pool=Pool(engines=1, costs=COSTS, rules=RULES)), arriving(CHAT, COUNT, rate_rps=rate)
-    )
+    outcome = run_open(MixedFleet(pool=Pool(engines=1, costs=COSTS, rules=RULES)), arriving(CHAT, COUNT, rate_rps=rate))
     assert not estimate.fits
     assert outcome.percentile_s("ttft", 0.9) > 3 * float(estimate.ttft_s(0.9))
 
@@ -117,7 +115,7 @@ def test_a_closed_loop_against_the_simulator(rows: Rows, users: int) -> None:
 def test_arrays_give_what_single_configurations_give() -> None:
     costs = replace(COSTS, step_s=np.array([0.01, 0.02, 0.5]), prefill_square_s=np.array([0.0, 1e-9, 1e-9]))
     rules = replace(RULES, kv_blocks=np.array([60_000.0, 2_000.0, 500.0]))
-    rate = np.array([8.0, 5.0, 25.0])
+    rate = np.array([8.0, 5.0, 40.0])
     many = mixed_engine(costs, rules, LENGTHS, rate_rps=rate)
     for i in range(3):
         one = mixed_engine(costs.row(i), rules.row(i), LENGTHS, rate_rps=rate[i])
