@@ -19,12 +19,13 @@ from serving.clock import Clock
 from serving.contexts.engine_set import Engine, EngineSet
 from serving.contexts.legs import Kv, bytes_carried, copy_request
 from serving.contexts.moves import (
-    BOUNDARY_WAIT_S,
+    LATE_AFTER_S,
     Ahead,
     Move,
     Stage,
     copies_on,
     full_tokens,
+    time_to_boundary_s,
     waits_for_boundary,
 )
 from serving.contexts.running import Running
@@ -138,9 +139,10 @@ class Mover:
             running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
 
     async def _until_full(self, running: Running, move: Move, block_size_tokens: int) -> None:
-        """Wait until the block that is being filled is full, or the move is off, or far longer than it should take."""
+        """Wait until the block that is being filled is full, the move is off, or it takes far longer than planned."""
         leg_id, tokens = running.context.leg_id, full_tokens(running.context.num_tokens, block_size_tokens)
-        give_up_s = self._clock.now_s() + 2 * BOUNDARY_WAIT_S
+        planned_s = time_to_boundary_s(running.context.num_tokens, running.step_s, block_size_tokens)
+        give_up_s = self._clock.now_s() + max(LATE_AFTER_S, 2 * planned_s)
         while running.is_on(leg_id, move) and self._clock.now_s() < give_up_s:
             if full_tokens(running.context.num_tokens, block_size_tokens) > tokens:
                 return

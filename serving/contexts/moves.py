@@ -26,7 +26,9 @@ PACED_BLOCKS = 4
 RECOMPUTED_TOKENS = 8
 """The longest tail that is recomputed: few enough to cost a decode step no more than a client could notice."""
 BOUNDARY_WAIT_S = 3.0
-"""The longest that a cut-over waits for a block to fill up."""
+"""The longest that a cut-over plans to wait for a block to fill up."""
+LATE_AFTER_S = 0.5
+"""It does not wait on after this, and after twice what it planned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,8 +88,12 @@ def waits_for_boundary(
         return False
     paces_s = [stage.took_s / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS]
     slow = bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
-    left_tokens = block_size_tokens - (num_tokens - 1) % block_size_tokens
-    return (busy or slow) and left_tokens * step_s <= BOUNDARY_WAIT_S
+    return (busy or slow) and time_to_boundary_s(num_tokens, step_s, block_size_tokens) <= BOUNDARY_WAIT_S
+
+
+def time_to_boundary_s(num_tokens: int, step_s: float, block_size_tokens: int) -> float:
+    """How long the block that is being filled takes to be full."""
+    return (block_size_tokens - (num_tokens - 1) % block_size_tokens) * step_s
 
 
 def suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:

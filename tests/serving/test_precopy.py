@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.contexts import moves
+from serving.contexts import mover, moves
 from serving.contexts.moves import BOUNDARY_WAIT_S, MAX_STAGES, Stage, copies_on, waits_for_boundary
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
@@ -187,6 +187,7 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
     here, there = await started(fleet, "d1", "d2")
     moving = asyncio.create_task(move(fleet, there))
     await until(lambda: fleet[there].copies)
@@ -207,7 +208,19 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
     await until(lambda: not fleet.held)
 
 
-async def test_a_busy_destination_recomputes_the_tail(fleet: Fleet) -> None:
+async def test_a_block_that_does_not_fill_up_in_time_is_carried(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    _, there = await started(fleet, "d1", "d2")
+    assert await asyncio.wait_for(move(fleet, there), 5) is HandOff.AT_NEXT_TOKEN
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    (leg,) = fleet[there].adds
+    assert leg.kv is not None
+    await until(lambda: not fleet.held)
+
+
+async def test_a_busy_destination_recomputes_the_tail(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
     here, there = await started(fleet, "d1", "d2")
     await fleet.ask("other", prompt_tokens=SHORT, max_tokens=TOKENS, first_token=9)
     await until(lambda: fleet[there].adds)
@@ -223,6 +236,7 @@ async def test_a_busy_destination_recomputes_the_tail(fleet: Fleet) -> None:
 
 async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
     here, there = await started(fleet, "d1", "d2", "d3")
     moving = asyncio.create_task(move(fleet, there))
     await until(lambda: fleet[there].copies)
