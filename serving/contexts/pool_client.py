@@ -168,8 +168,8 @@ class PoolClient(EngineCoreClient):
     async def _move_quietly(self, request_id: str) -> None:
         try:
             await self.move(request_id, reason=MoveReason.DRAIN)
-        except EngineLost as error:
-            logger.warning("moving %s: %s; its engine's loss moves it", request_id, error)
+        except (EngineLost, RuntimeError) as error:
+            logger.warning("moving %s: %s; it stays until its engine's loss moves it", request_id, error)
 
     async def wait_until_servable(self, timeout_s: float) -> bool:
         """True as soon as some engine can take a new context; False when none can within `timeout_s`."""
