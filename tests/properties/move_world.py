@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest, FinishReason
 
+from serving.contexts.mover import COPY_MARK
 from serving.contexts.pool_client import PoolClient
 from serving.engine import channel, host
 from serving.engine.channel import ChannelKeys
@@ -140,13 +141,21 @@ class World:
             self._servable_s = self.loop.time()
         if len(self.client.engines.all()) < 2:
             self.ledger.nobody_to_notify_through()
-        for node in self.nodes.values():
-            node.core.audit()
+        self._check_legs()
         for move in self.moves:
             if move.done() and move.exception() is not None:
                 assert isinstance(move.exception(), EngineLost | RuntimeError), move.exception()
                 assert self.ledger.harmed
         assert self.client.in_flight == self.metric("requests_in_flight")
+
+    def _check_legs(self) -> None:
+        """No engine that nobody harmed goes on with a leg that its context has left."""
+        current = {f"{context['context']}#{context['leg']}" for context in self.client.contexts() if context["replica"]}
+        for node in self.nodes.values():
+            node.core.audit()
+            if not node.core.inbox and not self.ledger.harmed:
+                legs = {one.leg_id for one in node.core.sequences() if COPY_MARK not in one.leg_id and not one.aborted}
+                assert legs <= current, f"{node.name} still has {legs - current}"
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"ferry:{name}", LABELS | labels) or 0.0

@@ -59,6 +59,9 @@ class MoveMachine(RuleBasedStateMachine):
         """Requests that are on an engine now."""
         return [c["context"] for c in self.world.client.contexts() if c["replica"] in self.live()]
 
+    def replica_of(self, request_id: str) -> str:
+        return next(c["replica"] for c in self.world.client.contexts() if c["context"] == request_id)
+
     # ---- rules
 
     @precondition(lambda self: len(self.live()) < MAX_ENGINES)
@@ -101,12 +104,21 @@ class MoveMachine(RuleBasedStateMachine):
         self.world.loop.settle()
 
     @precondition(lambda self: self.on_legs())
-    @rule(pick=PICK, to=st.none() | PICK, precopy=st.booleans(), steps=st.integers(0, 3), pulls=st.booleans())
-    def a_context_moves(self, pick: int, to: int | None, precopy: bool, steps: int, pulls: bool) -> None:
+    @rule(
+        pick=PICK,
+        to=st.none() | PICK,
+        precopy=st.booleans(),
+        steps=st.integers(0, 5),
+        pulls=st.booleans(),
+        times=st.integers(1, 4),
+    )
+    def a_context_moves(self, pick: int, to: int | None, precopy: bool, steps: int, pulls: bool, times: int) -> None:
         request_id = self.on_legs()[pick % len(self.on_legs())]
-        self.world.move(request_id, None if to is None else self.engine(to), carry_kv=True, precopy=precopy)
-        for _ in range(steps):
-            self.world.step_all(pulls=pulls)
+        for n in range(times):
+            destination = None if to is None or not self.live() else self.engine(to + n)
+            self.world.move(request_id, destination, carry_kv=True, precopy=precopy)
+            for _ in range(steps):
+                self.world.step_all(pulls=pulls)
 
     @precondition(lambda self: self.open_requests() and self.live())
     @rule(
@@ -120,19 +132,32 @@ class MoveMachine(RuleBasedStateMachine):
             self.world.move(request_id, None if to is None else self.engine(to), carry_kv=carry_kv, precopy=precopy)
 
     @precondition(lambda self: self.on_legs())
-    @rule(pick=PICK, steps=st.integers(1, 3), ask_first=st.booleans())
-    def a_context_is_replayed_while_its_tokens_are_under_way(self, pick: int, steps: int, ask_first: bool) -> None:
-        """With `ask_first`, it was asked to hand off before, and what it says last is its handoff."""
+    @rule(pick=PICK, steps=st.integers(1, 3))
+    def a_context_is_replayed_while_its_tokens_are_under_way(self, pick: int, steps: int) -> None:
         request_id = self.on_legs()[pick % len(self.on_legs())]
-        name = next(c["replica"] for c in self.world.client.contexts() if c["context"] == request_id)
-        if ask_first:
-            self.world.move(request_id, None, carry_kv=True, precopy=False)
+        name = self.replica_of(request_id)
         way = self.world.hold(name, to_engine=False)
         assert way is not None
         for _ in range(steps):
             self.world.step(name)
         self.world.move(request_id, None, carry_kv=False, precopy=False)
         way.let_go()
+        self.world.loop.settle()
+
+    @precondition(lambda self: self.on_legs())
+    @rule(pick=PICK, out_of_core=st.booleans())
+    def a_client_leaves_while_its_handoff_is_under_way(self, pick: int, out_of_core: bool) -> None:
+        """Either between core and host, or between host and client."""
+        request_id = self.on_legs()[pick % len(self.on_legs())]
+        name = self.replica_of(request_id)
+        self.world.move(request_id, None, carry_kv=True, precopy=False)
+        self.world.step(name)
+        way = self.world.hold(name, to_engine=False) if out_of_core else None
+        self.world.step(name, relay=out_of_core)
+        self.world.abort(request_id)
+        self.world.step(name)
+        if way is not None:
+            way.let_go()
         self.world.loop.settle()
 
     @precondition(lambda self: self.live())
@@ -202,7 +227,7 @@ class MoveMachine(RuleBasedStateMachine):
 
 
 MoveMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=120,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
