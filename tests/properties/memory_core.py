@@ -291,23 +291,19 @@ class MemoryCore:
         return True
 
     def _end_pulls(self) -> None:
+        """End the pulls that can end. From an engine that is gone nothing comes, and NIXL does not say so."""
         for one in list(self.pulling):
-            self.pulling.remove(one)
             assert one.pull is not None
-            source, kv, one.pull = self._exchange.get(one.pull["remote_engine_id"]), one.pull, None
-            if source is None:  # the load failed: computed here, from what is here
-                self.pool.drop(one.blocks)
-                one.blocks, one.state = [], State.WAITING
-            else:
-                self._copy_blocks(one, source, kv)
-                self._notify(kv)
-                self.running.append(one)
-                one.state = State.RUNNING
+            source = self._exchange.get(one.pull["remote_engine_id"])
+            if source is not None:
+                self._copy_blocks(one, source, one.pull)
+                self._notify(one.pull)
             if one.aborted:
                 self._remove(one)
-            elif one.state is State.WAITING:
-                self.waiting.insert(0, one)
-            else:
+            elif source is not None:
+                self.pulling.remove(one)
+                self.running.append(one)
+                one.state, one.pull = State.RUNNING, None
                 self.pool.cache(one.blocks, one.tokens[: one.computed])
 
     def _copy_blocks(self, one: Sequence, source: MemoryCore, kv: Kv) -> None:
