@@ -110,6 +110,7 @@ async def test_a_wish_to_be_where_it_is_changes_nothing(fleet: Fleet) -> None:
 @pytest.mark.parametrize("carry_kv", [True, False])
 async def test_a_wish_for_an_engine_that_does_not_decode_comes_back(fleet: Fleet, carry_kv: bool) -> None:
     await fleet.start("p1")
+    fleet["p1"].pace()
     await started(fleet, "d1")
     await fleet.client.move("r", reason=MoveReason.REBALANCE, destination="p1", carry_kv=carry_kv)
     release_all(fleet)
