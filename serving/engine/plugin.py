@@ -5,7 +5,9 @@ Source: https://docs.vllm.ai/en/latest/design/plugin_system.html
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -13,14 +15,32 @@ if TYPE_CHECKING:
     from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
 SLEEPING_WAITS = "FERRY_SLEEPING_WAITS"
+ENDS_WITH_PARENT = "FERRY_ENDS_WITH_PARENT"
 # Bounds a wake-up lost by ZMQ: with CONFLATE a pipe may go to sleep just as the writer takes it for awake.
 BUSY_POLL_MS = 1
+PARENT_LOOK_S = 1.0
 
 
 def register() -> None:
     """Called by vLLM in the engine core and in each worker, before they talk to each other."""
+    if os.environ.get(ENDS_WITH_PARENT) == "1":
+        _end_with_parent()
     if os.environ.get(SLEEPING_WAITS) == "1":
         _sleep_in_waits()
+
+
+def _end_with_parent() -> None:
+    """A core whose host was killed would wait for ever, with the device's memory; so would its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid != os.getppid():
+        return  # not vLLM's child: the host itself, or one whose parent is gone already
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(PARENT_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="ferry-parent-watch", daemon=True).start()
 
 
 def _sleep_in_waits() -> None:

@@ -80,7 +80,7 @@ class MoveMachine(RuleBasedStateMachine):
         first = 1 if shared else 100 + len(self.world.ledger.asked)
         self.world.ask([first, *range(2, prompt + 1)], max_tokens=max_tokens, stop_at=stop_at)
 
-    @precondition(lambda self: len(self.open_requests()) > 1)
+    @precondition(lambda self: len(self.open_requests()) > 2)
     @rule(pick=PICK)
     def a_client_leaves(self, pick: int) -> None:
         self.world.abort(self.open_requests()[pick % len(self.open_requests())])
@@ -227,7 +227,7 @@ class MoveMachine(RuleBasedStateMachine):
 
 
 MoveMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
