@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 import time
+from multiprocessing.connection import Connection
 
+import psutil
 import pytest
 from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
@@ -60,3 +64,30 @@ def test_nothing_changes_unasked(monkeypatch: pytest.MonkeyPatch, value: str | N
         monkeypatch.setenv(plugin.SLEEPING_WAITS, value)
     plugin.register()
     assert shm_broadcast.SpinCondition.wait is stock
+
+
+def sleep_in_a_child(pipe: Connection) -> None:
+    """What an engine core does under a host: it lives, and has told where."""
+    os.environ[plugin.ENDS_WITH_PARENT] = "1"
+    plugin.register()
+    pipe.send(os.getpid())
+    time.sleep(60)
+
+
+def parent_of_a_child(pipe: Connection) -> None:
+    multiprocessing.get_context("spawn").Process(target=sleep_in_a_child, args=(pipe,)).start()
+    time.sleep(60)
+
+
+def test_a_child_ends_with_its_parent_however_that_ends() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    parent = spawn.Process(target=parent_of_a_child, args=(theirs,))
+    parent.start()
+    try:
+        assert ours.poll(60)
+        child = psutil.Process(ours.recv())
+    finally:
+        parent.kill()
+        parent.join()
+    child.wait(timeout=3 + plugin.PARENT_LOOK_S)
