@@ -60,7 +60,7 @@ class Evacuation:
     @property
     def base_replicas(self) -> int:
         """What the load needs while nothing is lost."""
-        return ceil(self.load_rps / self.replica_rps - 1e-9)
+        return max(1, ceil(self.load_rps / self.replica_rps - 1e-9))
 
     @property
     def cut_s(self) -> float:
