@@ -106,7 +106,7 @@ class Engine:
     def next_event(self) -> tuple[float, bool]:
         """(time before which no request ends here, whatever arrives; whether a step starts then).
 
-        Without a start it is an end, exactly: the engine only decodes. At equal times ends sort before starts, which
+        Without a start it is an end, exactly: the engine only decodes, and has the blocks for it. At equal times ends sort before starts, which
         may compute what the ends bring about.
         """
         if not self._running:
@@ -115,9 +115,10 @@ class Engine:
             return max(self.now_s, self._ledger.arrival_s[self.waiting[0]]), True
         if self._partial >= 0 or (self.waiting and self.waiting[0] != self._blocked):
             return self.now_s, True
-        steps = self._due[0][0] - self._steps
+        ends = self._due[0][0] - self._steps
+        steps = ends if self.batch * (ends // self._block + 1) <= self.free_blocks else self._steps_that_fit(ends)
         first_s = self._bare_step_s(self._steps + 1)
-        return self.now_s + steps * (first_s + self._kv_s * self.batch * (steps - 1) / 2), False
+        return self.now_s + steps * (first_s + self._kv_s * self.batch * (steps - 1) / 2), steps < ends
 
     def give(self, request: int) -> None:
         """The request joins the queue; its arrival, in the ledger, must not be after the next `advance`."""

@@ -75,9 +75,8 @@ def _mixed(name: str, rows: Rows, load: float, count: int, *, scv: float = 1.0, 
 def _split(name: str, rows: Rows, engines: int, spread: Spread, routing: Routing, count: int) -> None:
     """`engines` prefill engines, and as many decode engines as keep the batch low."""
     lengths = Lengths.from_sample(rows)
-    rate = 0.7 / float(prefill_pool(COSTS, lengths, engines=engines, rate_rps=1.0).load)
-    budget = float(RULES.max_num_batched_tokens)
-    first = prefill_pool(COSTS, lengths, engines=engines, rate_rps=rate, routing=routing, max_num_batched_tokens=budget)
+    rate = 0.7 / float(prefill_pool(COSTS, RULES, lengths, engines=engines, rate_rps=1.0).load)
+    first = prefill_pool(COSTS, RULES, lengths, engines=engines, rate_rps=rate, routing=routing)
     then = decode_engine(COSTS, RULES, lengths, rate_rps=rate / engines)
     fleet = SplitFleet(
         prefill=Pool(engines=engines, costs=COSTS, rules=replace(RULES, async_scheduling=False), spread=spread),
@@ -109,7 +108,7 @@ def _speed() -> None:
     goals = [Goal(metric="ttft", share=0.9, limit_s=1.0), Goal(metric="tpot", share=0.9, limit_s=0.04)]
     for name, estimate, asked in (
         ("mixed engines", lambda rate: mixed_engine(costs, RULES, lengths, rate_rps=rate), goals),
-        ("prefill pools", lambda rate: prefill_pool(costs, lengths, engines=4, rate_rps=rate), goals[:1]),
+        ("prefill pools", lambda rate: prefill_pool(costs, RULES, lengths, engines=4, rate_rps=rate), goals[:1]),
     ):
         walls_s = []
         for _ in range(5):

@@ -60,7 +60,7 @@ def _open(name: str, fleet: MixedFleet, rows: Rows, count: int, load: float) -> 
 
 def _split(name: str, count: int) -> None:
     pool = Pool(engines=4, costs=COSTS, rules=RULES)
-    rate = 0.7 / float(prefill_pool(COSTS, Lengths.from_sample(CHAT), engines=4, rate_rps=1.0).load)
+    rate = 0.7 / float(prefill_pool(COSTS, RULES, Lengths.from_sample(CHAT), engines=4, rate_rps=1.0).load)
     _row(name, SplitFleet(prefill=pool, decode=pool, transfer_token_s=7e-6), CHAT, count, rate_rps=rate)
 
 

@@ -85,9 +85,8 @@ def test_a_kv_cache_too_small_is_rejected_where_the_simulator_preempts() -> None
 
 def test_a_split_fleet_against_the_simulator() -> None:
     engines, rules = 4, replace(RULES, async_scheduling=False)
-    budget = float(RULES.max_num_batched_tokens)
-    rate = 0.7 / float(prefill_pool(COSTS, LENGTHS, engines=engines, rate_rps=1.0).load)
-    first = prefill_pool(COSTS, LENGTHS, engines=engines, rate_rps=rate, max_num_batched_tokens=budget)
+    rate = 0.7 / float(prefill_pool(COSTS, rules, LENGTHS, engines=engines, rate_rps=1.0).load)
+    first = prefill_pool(COSTS, rules, LENGTHS, engines=engines, rate_rps=rate)
     scv = 1 + (first.departures_scv - 1) / engines  # of what one of the engines gets
     then = decode_engine(COSTS, RULES, LENGTHS, rate_rps=rate / engines, arrival_scv=scv, transfer_s=7e-6 * 500)
     fleet = SplitFleet(
@@ -176,7 +175,7 @@ def test_every_percentile_rises_with_the_rate(costs: StepCosts, load: float, sha
     for quantile in (estimate.ttft_s(share), estimate.e2e_s(share)):
         assert quantile[1] >= quantile[0] * (1 - 1e-6)
     assert estimate.mean_tpot_s[1] >= estimate.mean_tpot_s[0] * (1 - 1e-6)
-    pool = prefill_pool(costs, lengths, engines=3, rate_rps=rates, max_num_batched_tokens=8192.0)
+    pool = prefill_pool(costs, RULES, lengths, engines=3, rate_rps=rates)
     assert pool.ttft_s(share)[1] >= pool.ttft_s(share)[0] * (1 - 1e-6)
 
 

@@ -87,7 +87,7 @@ def test_a_mixed_wait_has_the_pool_formula_at_its_percentiles() -> None:
     tokens = np.random.default_rng(7).exponential(1_000, 20_000) + 1
     lengths = Lengths.from_sample(np.column_stack([tokens, np.ones(len(tokens))]))
     rate = 0.6 / (tokens.mean() * 1e-3)
-    pool = prefill_pool(PER_TOKEN, lengths, engines=1, rate_rps=rate)
+    pool = prefill_pool(PER_TOKEN, ONE_AT_A_TIME, lengths, engines=1, rate_rps=rate)
     for share in (0.5, 0.9, 0.99):
         sojourn_s = -np.log(1 - share) * tokens.mean() * 1e-3 / 0.4
         assert float(pool.ttft_s(share)) == pytest.approx(sojourn_s, rel=0.06)
@@ -97,15 +97,17 @@ def test_what_leaves_a_pool_is_as_bursty_as_what_keeps_it_busy() -> None:
     """Poisson in and exponential service: Poisson out. Equal prompts smooth what comes, the more so the fuller."""
     tokens = np.random.default_rng(8).exponential(1_000, 20_000) + 1
     exponential = Lengths.from_sample(np.column_stack([tokens, np.ones(len(tokens))]))
-    pool = prefill_pool(PER_TOKEN, exponential, engines=2, rate_rps=1.5)
+    pool = prefill_pool(PER_TOKEN, ONE_AT_A_TIME, exponential, engines=2, rate_rps=1.5)
     assert float(pool.departures_scv) == pytest.approx(1, abs=0.03)
     equal = Lengths.from_sample([(1_000, 1)])
-    calm, busy = prefill_pool(PER_TOKEN, equal, engines=1, rate_rps=np.array([0.01, 0.99])).departures_scv
+    calm, busy = prefill_pool(PER_TOKEN, ONE_AT_A_TIME, equal, engines=1, rate_rps=np.array([0.01, 0.99])).departures_scv
     assert calm == pytest.approx(1, abs=0.001) and busy == pytest.approx(0, abs=0.03)
 
 
 def test_own_queues_are_worse_than_a_shared_one() -> None:
     lengths = Lengths.from_sample([(1_000, 1)])
-    pools = [prefill_pool(PER_TOKEN, lengths, engines=4, rate_rps=3.2, routing=routing) for routing in Routing]
+    pools = [
+        prefill_pool(PER_TOKEN, ONE_AT_A_TIME, lengths, engines=4, rate_rps=3.2, routing=routing) for routing in Routing
+    ]
     shared, own = (float(pool.ttft_s(0.99)) for pool in pools)
     assert own > 1.5 * shared

@@ -128,7 +128,7 @@ def test_verification_stops_early_when_the_answer_is_clear() -> None:
 
 def test_intervals_hold_what_a_longer_run_finds() -> None:
     """At 95% and twelve seeds, two misses may happen by chance."""
-    truth = run_open(fleet(), arriving(100_000, 6.0, 1.0, 1)).percentile_s("ttft", 0.9)
-    found = [run_open(fleet(), arriving(6_000, 6.0, 1.0, seed)).interval_s("ttft", 0.9) for seed in range(2, 14)]
+    truth = run_open(fleet(), arriving(100_000, 4.0, 1.0, 1)).percentile_s("ttft", 0.9)
+    found = [run_open(fleet(), arriving(6_000, 4.0, 1.0, seed)).interval_s("ttft", 0.9) for seed in range(2, 14)]
     assert sum(one.low <= truth <= one.high for one in found) >= 10
-    assert all(one.half_width < 0.5 * one.value for one in found)
+    assert max(one.half_width / one.value for one in found) < 0.5
