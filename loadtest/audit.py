@@ -65,8 +65,8 @@ class Audit:
 def faults(audit: Audit, *, ttft_ms: float | None, excused: bool, died: tuple[str, ...]) -> tuple[str, ...]:
     """Why this run is not valid; empty if it is.
 
-    `ttft_ms` is the SLO's limit or, without one, the median that was measured: lag is judged against it. `excused`: that
-    requests were not sent is not the client's doing (a concurrency limit, an interruption).
+    `ttft_ms` is the SLO's limit or, without one, the median that was measured: lag is judged against it.
+    `excused`: that requests were not sent is not the client's doing (a concurrency limit, an interruption).
     """
     found = [f"a worker died: {why}" for why in died]
     limit_ms = max(MIN_LAG_LIMIT_MS, MAX_LAG_OF_TTFT * ttft_ms) if ttft_ms is not None else MIN_LAG_LIMIT_MS

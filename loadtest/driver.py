@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import defaultdict, deque
+import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -64,7 +65,7 @@ class Driver:
         self._due: list[_Due] = []  # a heap
         self._held: deque[_Due] = deque()  # due, but no slot is free
         self._free: deque[Planned] = deque()  # to be sent whenever a slot is free
-        self._later_turns: dict[int, deque[Planned]] = defaultdict(deque)
+        self._later_turns: dict[int, deque[Planned]] = {}
         self._flights: dict[int, tuple[Planned, Flight]] = {}
         self._scheduled = self._sort(planned)
         self._last_send_ns: int | None = None
@@ -74,16 +75,17 @@ class Driver:
         self.counts = Counts()
 
     def _sort(self, planned: Sequence[Planned]) -> list[Planned]:
-        scheduled = []
-        for one in sorted(planned, key=lambda one: (one.job.session, one.job.turn)):
-            if one.job.turn > 0:
-                self._later_turns[one.job.session].append(one)
-            elif one.job.due_s is not None:
-                scheduled.append(one)
-            else:
-                self._free.append(one)
-        self._free = deque(sorted(self._free, key=lambda one: one.job.number))
-        return sorted(scheduled, key=lambda one: (one.job.due_s, one.job.number))
+        """Sort out first turns, whether scheduled or not, and later ones. Returns the scheduled."""
+        by_turn = sorted(planned, key=lambda one: (one.job.session, one.job.turn))
+        first_turns = []
+        for _, session in itertools.groupby(by_turn, key=lambda one: one.job.session):
+            first, *later = session
+            first_turns.append(first)
+            if later:
+                self._later_turns[first.job.session] = deque(later)
+        first_turns.sort(key=lambda one: one.job.number)
+        self._free.extend(one for one in first_turns if one.job.due_s is None)
+        return [one for one in first_turns if one.job.due_s is not None]
 
     async def run(self, pool: Pool, start_ns: int) -> None:
         """Returns when every flight has ended, at the latest when the limits say so."""
@@ -114,17 +116,25 @@ class Driver:
         if self._stopping:
             return
         self._stopping = True
+        self._send_no_more(why)
+        for _, flight in list(self._flights.values()):
+            self._give_up(flight, Ending.STOPPED, why)
+        self._finish_if_idle()
+
+    def _send_no_more(self, why: str) -> None:
+        """What was due before now is unsent; what would have come later is not part of the run."""
         now_ns = self._now_ns()
-        overdue = [*self._held, *(due for due in self._due if due.at_ns <= now_ns)]
+        overdue = [due for due in self._due if due.at_ns <= now_ns]
+        self.counts.due += len(overdue)
+        overdue += self._held
         self._held.clear()
         self._due.clear()
         self._free.clear()
         self._later_turns.clear()
         for due in overdue:
-            self._never_sent(due, now_ns, why)
-        for _, flight in list(self._flights.values()):
-            self._give_up(flight, Ending.STOPPED, why)
-        self._finish_if_idle()
+            flight = Flight(due.planned.job.number, b"", due.at_ns)
+            flight.ending, flight.detail, flight.end_ns = Ending.UNSENT, why, now_ns
+            self._tell_ended(flight)
 
     def _push(self, at_ns: int, planned: Planned) -> None:
         if self._last_send_ns is not None and at_ns > self._last_send_ns:

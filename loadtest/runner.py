@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import signal
+import threading
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
 from loadtest.audit import WorkerAudit
 from loadtest.driver import Counts
+from loadtest.processes import Child
 from loadtest.types import Job, Limits, LoadTestError, Record, Slo, Target
-from loadtest.worker import Done, Failed, Message, Progress, Ready, Records, WorkOrder, worker_main
+from loadtest.worker import STOP, Done, Failed, Message, Progress, Ready, Records, WorkOrder, worker_main
 
 READY_WITHIN_S = 60.0
 # From the word to the first due time: it has to reach every worker.
@@ -101,15 +100,16 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
-        self._before: object = None
+        self._before: signal._HANDLER = None
 
     def __enter__(self) -> _Interrupts:
-        self._before = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._on_signal)
+        if threading.current_thread() is threading.main_thread():  # no other thread gets signals
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]  # what getsignal gave
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
@@ -119,8 +119,7 @@ class _Interrupts:
 
 @dataclass(slots=True)
 class _Member:
-    process: BaseProcess
-    pipe: Pipe
+    child: Child
     heard_s: float
     counts: Counts = field(default_factory=Counts)
 
@@ -137,26 +136,15 @@ class _Crew:
         self._members: list[_Member] = []
 
     def __enter__(self) -> _Crew:
-        context = multiprocessing.get_context("spawn")
         orders = _orders(self._spec, self.run_id)
-        for _ in orders:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=worker_main, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._members.append(_Member(process, ours, time.perf_counter()))
+        self._members = [_Member(Child(worker_main), time.perf_counter()) for _ in orders]
         for member, order in zip(self._members, orders, strict=True):
-            member.pipe.send(order)
+            member.child.send(order)
         return self
 
     def __exit__(self, *_: object) -> None:
         for member in self._members:
-            member.pipe.close()  # a worker that still runs stops when it sees this
-        for member in self._members:
-            member.process.join(timeout=1.0)
-            if member.process.is_alive():
-                member.process.kill()
-                member.process.join()
+            member.child.stop()
 
     def get_ready(self, interrupts: _Interrupts) -> None:
         until_s = time.perf_counter() + READY_WITHIN_S
@@ -167,7 +155,7 @@ class _Crew:
                 if isinstance(message, Failed):
                     raise LoadTestError(message.why)
                 if not isinstance(message, Ready):
-                    raise LoadTestError(f"a worker died while it got ready: {self.died or message}")
+                    raise LoadTestError(f"a worker died while it got ready: {', '.join(self.died)}")
                 waiting.remove(member)
             if interrupts.count:
                 raise LoadTestError("interrupted before the start")
@@ -176,7 +164,7 @@ class _Crew:
 
     def start(self, start_ns: int) -> None:
         for member in self._members:
-            member.pipe.send(start_ns)
+            member.child.send(start_ns)
 
     def gather(self, interrupts: _Interrupts, on_progress: Callable[[Counts], None] | None) -> None:
         """Until every worker is done or dead."""
@@ -202,22 +190,18 @@ class _Crew:
 
     def _say_stop(self, members: Iterable[_Member]) -> None:
         for member in members:
-            try:
-                member.pipe.send("stop")
-            except BrokenPipeError:
-                continue  # it is found dead when its pipe is read
+            member.child.send(STOP)
 
     def _heard(self, members: list[_Member]) -> list[_Member]:
-        readable = wait([member.pipe for member in members], timeout=LOOK_EVERY_S)
-        return [member for member in members if member.pipe in readable]
+        readable = wait([member.child.pipe for member in members], timeout=LOOK_EVERY_S)
+        return [member for member in members if member.child.pipe in readable]
 
     def _receive(self, member: _Member) -> Message | None:
         member.heard_s = time.perf_counter()
         try:
-            message: Message = member.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            member.process.join(timeout=1.0)
-            self.died.append(f"exit code {member.process.exitcode}")
+            message: Message = member.child.recv()
+        except EOFError:
+            self.died.append(member.child.how_it_ended())
             return None
         return message
 
@@ -225,7 +209,7 @@ class _Crew:
         silent_s = time.perf_counter() - member.heard_s
         if silent_s <= SILENT_AT_MOST_S:
             return False
-        member.process.kill()
+        member.child.kill()
         self.died.append(f"it said nothing for {silent_s:.0f} s")
         return True
 

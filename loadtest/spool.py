@@ -74,7 +74,7 @@ class Spool:
 
     def _append(self, batch: bytes) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # `drain` closes it
         self._file.write(batch)
         self._file.flush()
 

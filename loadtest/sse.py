@@ -53,7 +53,7 @@ class EventReader:
         return events
 
     def close(self) -> list[Event]:
-        """The stream ended; only a CR that waited can still end an event. The rest of an unended one stays in `rest`."""
+        """The stream ended: only a CR that waited can still end an event. An unended one stays in `rest`."""
         return self.feed(b"\n") if self._rest.endswith(b"\r") else []
 
     @property

@@ -28,6 +28,7 @@ from loadtest.types import Job, Limits, LoadTestError, Record, Target
 
 T = TypeVar("T")
 
+STOP = "stop"
 RECORDS_PER_MESSAGE = 500
 # Of each beat of 10 ms so much may go into putting finished flights away.
 PUT_AWAY_NS = 300_000
@@ -78,7 +79,7 @@ Message = Ready | Progress | Records | Done | Failed
 
 
 def worker_main(pipe: Pipe) -> None:
-    """WorkOrder in; Ready out; start in; Progress, Records and Done out. `"stop"` may come in at any time."""
+    """WorkOrder in; Ready out; start in; Progress, Records and Done out. STOP may come in at any time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us what it means
     try:
         worker = Worker(pipe, pipe.recv())
@@ -139,7 +140,7 @@ class Worker:
         await pool.warm(self._order.warm_connections)
         self._pipe.send(Ready())
         start_ns = await asyncio.to_thread(self._pipe.recv)
-        if start_ns == "stop":
+        if start_ns == STOP:
             self._driver.stop("stopped before the start")
             start_ns = self._now_ns()
         loop = asyncio.get_running_loop()
@@ -162,9 +163,7 @@ class Worker:
         batch = []
         for exchange in self._spool.drain():
             job = self._jobs[exchange.number]
-            batch.append(
-                read_exchange(exchange, job, stall_ms=self._order.stall_ms, keep_text=self._order.keep_text)
-            )
+            batch.append(read_exchange(exchange, job, stall_ms=self._order.stall_ms, keep_text=self._order.keep_text))
             if len(batch) == RECORDS_PER_MESSAGE:
                 yield batch
                 batch = []

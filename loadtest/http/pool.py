@@ -120,7 +120,7 @@ class Pool:
         if connection.usable:
             self._idle.append(connection)
         if _died_while_idle(flight):
-            # Servers close idle connections when they like. The request crossed that on its way; any client sends again.
+            # Servers close idle connections when they like. The request crossed that on its way: send it again.
             self.counts.resent += 1
             flight.ending, flight.detail, flight.resent = None, "", True
             self._send_on_new(flight)
