@@ -6,6 +6,7 @@ gaps are, `RateProfile` how the rate moves. So a bursty ramp is as easy as a con
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from loadtest.types import LoadTestError
 
@@ -68,7 +68,7 @@ class RateProfile:
         if not self.knots or self.knots[0][0] != 0:
             raise LoadTestError("a rate profile begins at 0 s")
         times = [at_s for at_s, _ in self.knots]
-        if any(later < sooner for sooner, later in zip(times, times[1:], strict=False)):
+        if any(later < sooner for sooner, later in itertools.pairwise(times)):
             raise LoadTestError("the times of a rate profile must not go back")
         finite = all(math.isfinite(rate) and rate >= 0 for _, rate in self.knots)
         if not finite and not self.at_once:
@@ -184,11 +184,13 @@ def weibull_shape(cv: float) -> float:
     if not MIN_WEIBULL_CV <= cv <= MAX_WEIBULL_CV:
         raise LoadTestError(f"a Weibull law with a CV of {cv} cannot be had: {MIN_WEIBULL_CV} to {MAX_WEIBULL_CV}")
 
-    def error(log_shape: float) -> float:
-        k = math.exp(log_shape)
-        return math.lgamma(1 + 2 / k) - 2 * math.lgamma(1 + 1 / k) - math.log1p(cv * cv)
-
-    return math.exp(brentq(error, math.log(0.05), math.log(500.0)))
+    low, high = math.log(0.05), math.log(500.0)
+    for _ in range(100):  # halving: the CV falls as the shape grows
+        middle = (low + high) / 2
+        k = math.exp(middle)
+        excess = math.lgamma(1 + 2 / k) - 2 * math.lgamma(1 + 1 / k) - math.log1p(cv * cv)
+        low, high = (middle, high) if excess > 0 else (low, middle)
+    return math.exp(low)
 
 
 def _ticks(spread: Spread, rng: np.random.Generator) -> Iterator[float]:
@@ -222,7 +224,7 @@ def _arrivals(
     """Where the integral of the rate reaches each tick, segment by segment."""
     integral, tick, given = 0.0, next(ticks), 0
     knots = [*profile.knots, (math.inf, profile.knots[-1][1])]
-    for (begin_s, rate), (end_s, end_rate) in zip(knots, knots[1:], strict=False):
+    for (begin_s, rate), (end_s, end_rate) in itertools.pairwise(knots):
         length_s = end_s - begin_s
         slope = (end_rate - rate) / length_s if 0 < length_s < math.inf else 0.0
         area = (rate + end_rate) / 2 * length_s if length_s < math.inf else (math.inf if rate > 0 else 0.0)

@@ -68,6 +68,7 @@ class Driver:
         self._later_turns: dict[int, deque[Planned]] = {}
         self._flights: dict[int, tuple[Planned, Flight]] = {}
         self._scheduled = self._sort(planned)
+        self._start_ns = 0
         self._last_send_ns: int | None = None
         self._stopping = False
         self._done = asyncio.Event()
@@ -93,6 +94,7 @@ class Driver:
             return
         loop = asyncio.get_running_loop()
         self._pool = pool
+        self._start_ns = start_ns
         if self._limits.stop_after_s is not None:
             self._last_send_ns = start_ns + round(self._limits.stop_after_s * NS_PER_S)
         for one in self._scheduled:
@@ -194,7 +196,9 @@ class Driver:
         turns = self._later_turns.get(job.session)
         if turns:
             following = turns.popleft()
-            self._push(end_ns + round(following.job.think_s * NS_PER_S), following)
+            due_s, think_ns = following.job.due_s, round(following.job.think_s * NS_PER_S)
+            not_before_ns = self._start_ns + round(due_s * NS_PER_S) if due_s is not None else 0
+            self._push(max(end_ns + think_ns, not_before_ns), following)
         elif job.due_s is None and self._slots is not None:
             self._push_free(end_ns)
         if self._held:

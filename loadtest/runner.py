@@ -8,16 +8,16 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import FrameType
 
 from loadtest.audit import WorkerAudit
 from loadtest.driver import Counts
 from loadtest.processes import Child
-from loadtest.types import Job, Limits, LoadTestError, Record, Slo, Target
+from loadtest.spec import RunResult, RunSpec
+from loadtest.types import Job, LoadTestError, Record
 from loadtest.worker import STOP, Done, Failed, Message, Progress, Ready, Records, WorkOrder, worker_main
 
 READY_WITHIN_S = 60.0
@@ -27,41 +27,6 @@ START_IN_NS = 50_000_000
 SILENT_AT_MOST_S = 120.0
 LOOK_EVERY_S = 0.2
 MAX_WARM_CONNECTIONS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class RunSpec:
-    """What to run. Jobs hold the whole load, fixed before the start: the same list makes the same run."""
-
-    target: Target
-    jobs: Sequence[Job]
-    limits: Limits = field(default_factory=Limits)
-    slo: Slo = field(default_factory=Slo)
-    workers: int = 1
-    warmup_s: float = 0.0
-    """Requests due earlier than this are sent but not counted."""
-    stall_ms: float = 1000.0
-    """A gap above it is flagged as a stall."""
-    warm_connections: int | None = None
-    """Connections opened before the start; None: as many as will probably be needed at first, up to 512."""
-    keep_text: bool = False
-    spool_folder: Path | None = None
-    """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """Everything that was seen. `start_ns` and the times in records are of the monotonic clock."""
-
-    spec: RunSpec
-    run_id: str
-    start_ns: int
-    started_at_s: float
-    """Seconds since 1970."""
-    records: tuple[Record, ...]
-    workers: tuple[WorkerAudit, ...]
-    interrupted: bool
-    died: tuple[str, ...]
 
 
 def run(spec: RunSpec, on_progress: Callable[[Counts], None] | None = None) -> RunResult:

@@ -61,12 +61,16 @@ class Flag(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Limits in milliseconds; None is no limit. A request meets the SLO when it meets all of them."""
+    """Limits in milliseconds; None is no limit. A request meets the SLO when it meets all of them.
+
+    The load as a whole meets it when a share of at least `attainment` of the requests does.
+    """
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     e2e_ms: float | None = None
     max_gap_ms: float | None = None
+    attainment: float = 0.95
 
     def __bool__(self) -> bool:
         return any(limit is not None for limit in (self.ttft_ms, self.tpot_ms, self.e2e_ms, self.max_gap_ms))
@@ -76,8 +80,8 @@ class Slo:
 class Job:
     """One request to send.
 
-    `due_s` counts from the start of the run. None means: `think_s` after the session's previous turn ended or, for a
-    first turn, as soon as one of the run's slots is free (a closed loop).
+    `due_s` counts from the start of the run. None means, for a first turn: as soon as one of the run's slots is free (a
+    closed loop). A later turn is due `think_s` after the session's previous turn ended, and not before its `due_s`.
     """
 
     number: int
