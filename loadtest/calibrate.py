@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,15 @@ STREAMS = (10, 100, 300, 1000)
 RATES_RPS = (30.0, 150.0, 300.0)
 # Small enough that a user of the figures need not think of it.
 GOOD_MEAN_ERROR_MS = 1.0
+
+
+class Truth(Protocol):
+    """A server that logs what it did; TruthServer, or one of another make."""
+
+    @property
+    def base_url(self) -> str: ...
+
+    def take_log(self) -> TruthLog: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,7 @@ def answer_s(truth: TruthConfig) -> float:
     return (truth.ttft_ms + (math.ceil(truth.tokens / truth.tokens_per_event) - 1) * truth.gap_ms) / 1e3
 
 
-def measure(server: TruthServer, name: str, jobs: Sequence[Job], limits: Limits, *, workers: int = 1) -> Point:
+def measure(server: Truth, name: str, jobs: Sequence[Job], limits: Limits, *, workers: int = 1) -> Point:
     """Run one load and hold what the client says against what the server did."""
     server.take_log()
     result = run(RunSpec(Target(server.base_url, ENDPOINT), jobs, limits, workers=workers))

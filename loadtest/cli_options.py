@@ -12,7 +12,9 @@ from loadtest.arrivals import Family
 TARGET, LOAD, LENGTHS, GOAL, LIMITS, OUTPUT = "Target", "Load", "Requests", "SLO", "Limits", "Output"
 
 BaseUrl = Annotated[str, typer.Option(help="With or without /v1.", rich_help_panel=TARGET)]
-Model = Annotated[str, typer.Option(help="Name in the requests.", show_default="the first served", rich_help_panel=TARGET)]
+Model = Annotated[
+    str, typer.Option(help="Name in the requests.", show_default="the first served", rich_help_panel=TARGET)
+]
 Endpoint = Annotated[str, typer.Option(help="Chat or text completions.", rich_help_panel=TARGET)]
 ApiKey = Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="Bearer token.", rich_help_panel=TARGET)]
 Header = Annotated[list[str] | None, typer.Option("--header", help="`Name: value`; repeat it.", rich_help_panel=TARGET)]
@@ -26,12 +28,15 @@ Burstiness = Annotated[
     float, typer.Option(help="Gamma shape of the gaps: 1 Poisson, below 1 bursty, inf even.", rich_help_panel=LOAD)
 ]
 Arrivals = Annotated[
-    Family | None, typer.Option(help="Law of the gaps, with --cv.", show_default="by --burstiness", rich_help_panel=LOAD)
+    Family | None,
+    typer.Option(help="Law of the gaps, with --cv.", show_default="by --burstiness", rich_help_panel=LOAD),
 ]
 Cv = Annotated[float, typer.Option(help="Coefficient of variation for gamma and weibull.", rich_help_panel=LOAD)]
 RampFrom = Annotated[
     float | None,
-    typer.Option("--ramp-up-start-rps", help="Ramp from here to --request-rate over the duration.", rich_help_panel=LOAD),
+    typer.Option(
+        "--ramp-up-start-rps", help="Ramp from here to --request-rate over the duration.", rich_help_panel=LOAD
+    ),
 ]
 OnOff = Annotated[
     str, typer.Option(help="`ON_S:OFF_S`: bursts at --request-rate of these mean lengths.", rich_help_panel=LOAD)

@@ -37,9 +37,7 @@ def show_definitions(console: Console) -> None:
 
 def show_point(point: Point, console: Console) -> None:
     """One line of a calibration."""
-    errors = "  ".join(
-        f"{name} {error.mean_ms:+.2f} / {error.p99_ms:.2f}" for name, error in point.error.items()
-    )
+    errors = "  ".join(f"{name} {error.mean_ms:+.2f} / {error.p99_ms:.2f}" for name, error in point.error.items())
     console.print(
         f"{point.name:>16}  {errors} ms  lag p99 {point.lag_p99_ms:.2f} ms  client {point.client_cpu_share:.0%} of a "
         f"core, {point.peak_rss_bytes / 1e6:.0f} MB  server late p99 {point.server_late_p99_ms:.2f} ms",
@@ -102,8 +100,9 @@ def _show_client(report: Report, console: Console) -> None:
     ]
     for number, worker in enumerate(audit.workers):
         lines.append(
-            f"  worker {number}: {worker.cpu_share:.0%} of a core (peak {worker.peak_cpu_share:.0%}), waited for one "
-            f"{worker.cpu_wait_share:.1%}; loop stalls p99 {worker.stall_p99_ms:.2f}, max {worker.stall_max_ms:.2f} ms; "
+            f"  worker {number}: {worker.cpu_share:.0%} of a core (peak {worker.peak_cpu_share:.0%}), waited for "
+            f"one {worker.cpu_wait_share:.1%}; "
+            f"loop stalls p99 {worker.stall_p99_ms:.2f}, max {worker.stall_max_ms:.2f} ms; "
             f"{worker.peak_rss_bytes / 1e6:.0f} MB; {worker.opened} connections opened, {worker.resent} resent"
         )
     for line in lines:

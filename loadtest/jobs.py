@@ -11,11 +11,12 @@ import numpy as np
 from loadtest.types import Job, LoadTestError
 
 # Words that are one token each in the vocabularies of most models, so that n of them are about n tokens.
-WORDS = (
+_WORDS = (
     "time year people way day man thing woman life child world school state family student group country problem hand "
     "part place case week company system program question work government number night point home water room mother "
     "area money story fact month lot right study book eye job word business issue side kind head house service friend"
-).split()
+)
+WORDS = tuple(_WORDS.split())
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 

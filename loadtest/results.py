@@ -39,8 +39,8 @@ def save(result: RunResult, report: Report, folder: Path) -> Saved:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with records_file.open("wb", buffering=0) as file:
-            for written in write_records(file, result.records, result.start_ns):
-                pass
+            for whole in write_records(file, result.records, result.start_ns):
+                written = whole
     except OSError as failure:
         error = f"{written} of {len(result.records)} records are in {records_file}: {failure}"
     try:

@@ -1,4 +1,4 @@
-"""Recorded loads of real services: when requests came and how long they were. The files are not part of this project."""
+"""Recorded loads of real services: when requests came, how long they were. The files are not part of this project."""
 
 from loadtest.traces.files import SOURCES, TraceSource, load_trace
 from loadtest.traces.replay import thinned

@@ -24,7 +24,7 @@ FORMATS = (*READERS, SERVEGEN)
 
 @dataclass(frozen=True, slots=True)
 class TraceSource:
-    """Where a trace that the readers were tried on comes from. `sha256` is that of the file as it was fetched, gzipped."""
+    """Where a trace that the readers were tried on comes from; `sha256` is of the gzipped file."""
 
     format: str
     where: str

@@ -79,9 +79,7 @@ def mooncake(lines: Iterable[str], rng: np.random.Generator) -> Trace:
     trace = _each(_json_rows(lines), request)
     if _is_binned(trace.requests):
         shifts = rng.uniform(0.0, MOONCAKE_BIN_S, len(trace.requests))
-        moved = (
-            replace(one, at_s=one.at_s + float(shift)) for one, shift in zip(trace.requests, shifts, strict=True)
-        )
+        moved = (replace(one, at_s=one.at_s + float(shift)) for one, shift in zip(trace.requests, shifts, strict=True))
         trace = Trace(tuple(moved), trace.bad_lines)
     return _from_zero(trace)
 

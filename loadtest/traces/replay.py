@@ -29,9 +29,7 @@ def spread_out(trace: Trace, begins_s: Seconds) -> Trace:
     for one in trace.requests:
         first_s.setdefault(_root(one), one.at_s)
     begin_of = dict(zip(first_s, begins_s.tolist(), strict=True))
-    moved = [
-        replace(one, at_s=one.at_s - first_s[_root(one)] + begin_of[_root(one)]) for one in trace.requests
-    ]
+    moved = [replace(one, at_s=one.at_s - first_s[_root(one)] + begin_of[_root(one)]) for one in trace.requests]
     return replace(trace, requests=tuple(sorted(moved, key=lambda one: one.at_s)))
 
 

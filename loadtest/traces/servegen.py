@@ -93,7 +93,9 @@ def _window(family: str, shape: float, scale: float, rng: np.random.Generator) -
     offsets: list[float] = []
     at_s = 0.0
     while True:
-        gaps = rng.gamma(shape, scale, DRAWN_AT_ONCE) if family == "Gamma" else scale * rng.weibull(shape, DRAWN_AT_ONCE)
+        gaps = (
+            rng.gamma(shape, scale, DRAWN_AT_ONCE) if family == "Gamma" else scale * rng.weibull(shape, DRAWN_AT_ONCE)
+        )
         for gap in gaps.tolist():
             at_s += gap
             if at_s >= WINDOW_S:
@@ -113,9 +115,7 @@ def _lengths(dataset: bytes) -> list[tuple[float, Histogram, Histogram]]:
 
 def _histogram(bars: str) -> Histogram:
     pairs = [(int(value), float(share)) for value, share in _BAR.findall(bars)]
-    return Histogram(
-        tuple(value for value, _ in pairs), tuple(itertools.accumulate(share for _, share in pairs))
-    )
+    return Histogram(tuple(value for value, _ in pairs), tuple(itertools.accumulate(share for _, share in pairs)))
 
 
 def _in_window(lengths: list[tuple[float, Histogram, Histogram]], at_s: float) -> tuple[Histogram, Histogram]:
