@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.calibrate import Point
 from loadtest.driver import Counts
-from loadtest.metrics import DEFINITIONS, QUANTILES, Summary
+from loadtest.metrics import DEFINITIONS, Summary
 from loadtest.report import Report, Verdict
 from loadtest.types import Outcome
+
+# Of all that is saved, so many fit into 80 columns.
+SHOWN = (0.5, 0.9, 0.99)
 
 _STYLES = {Verdict.MET: "bold green", Verdict.MISSED: "bold red", Verdict.INVALID: "bold white on red"}
 
@@ -63,15 +67,13 @@ def progress_line(console: Console) -> Callable[[Counts], None]:
 
 
 def _show_summary(summary: Summary, title: str, console: Console) -> None:
-    table = Table(title=f"{title}, ms", title_justify="left")
+    table = Table(title=f"{title}, ms", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("metric")
-    for head in ("mean", *(f"p{100 * q:g}" for q in QUANTILES), "max", *(f"all p{100 * q:g}" for q in QUANTILES)):
-        table.add_column(head, justify="right")
+    for head in ("mean", *(f"p{100 * q:g}" for q in SHOWN), "max", *(f"all p{100 * q:g}" for q in SHOWN)):
+        table.add_column(head, justify="right", no_wrap=True)
     for name, found in summary.distributions.items():
-        completed = [_ms(found.completed_ms[q]) for q in QUANTILES]
-        table.add_row(
-            name, _ms(found.mean_ms), *completed, _ms(found.max_ms), *(_ms(found.all_ms[q]) for q in QUANTILES)
-        )
+        completed = [_ms(found.completed_ms[q]) for q in SHOWN]
+        table.add_row(name, _ms(found.mean_ms), *completed, _ms(found.max_ms), *(_ms(found.all_ms[q]) for q in SHOWN))
     console.print(table)
     outcomes = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted(summary.outcomes.items()))
     lines = [f"{summary.due} due in {summary.window_s:.1f} s: {outcomes}"]
@@ -120,7 +122,10 @@ def _show_verdict(report: Report, console: Console) -> None:
 
 
 def _ms(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}" if math.isfinite(value) else "inf"
+    """Five digits or so: more are noise."""
+    if math.isnan(value):
+        return "-"
+    return "inf" if math.isinf(value) else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _count(value: float) -> str:

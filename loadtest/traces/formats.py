@@ -6,7 +6,8 @@ A line that cannot be used is left out and told of; it does not end the reading.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
@@ -231,8 +232,11 @@ def _number_turns(trace: Trace) -> Trace:
     return Trace(tuple(numbered), trace.bad_lines)
 
 
-def _is_binned(requests: Iterable[TraceRequest]) -> bool:
-    return all((one.at_s / MOONCAKE_BIN_S).is_integer() for one in requests)
+def _is_binned(requests: Sequence[TraceRequest]) -> bool:
+    """True if many share an instant and the instants are a bin apart, give or take some milliseconds."""
+    instants = sorted({one.at_s for one in requests})
+    apart_s = min((later - sooner for sooner, later in itertools.pairwise(instants)), default=MOONCAKE_BIN_S)
+    return len(instants) < len(requests) and apart_s > 0.99 * MOONCAKE_BIN_S
 
 
 def _told(error: Exception) -> str:

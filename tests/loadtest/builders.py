@@ -29,7 +29,11 @@ def delta(finish: str | None = None, **words: Any) -> dict[str, Any]:
 
 
 def usage(completion_tokens: int, prompt_tokens: int = 5) -> dict[str, Any]:
-    return {"id": "r1", "choices": [], "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}}
+    return {
+        "id": "r1",
+        "choices": [],
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens},
+    }
 
 
 def exchange(

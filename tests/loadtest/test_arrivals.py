@@ -141,5 +141,7 @@ def test_thinning_keeps_sessions_whole_and_about_the_share() -> None:
 
 def test_think_times_have_their_mean_and_cv() -> None:
     pauses = think_times_s(5.0, 0.8, COUNT, rng())
-    assert pauses.mean() == pytest.approx(5.0, rel=0.02) and pauses.std() / pauses.mean() == pytest.approx(0.8, rel=0.05)
+    assert pauses.mean() == pytest.approx(5.0, rel=0.02) and pauses.std() / pauses.mean() == pytest.approx(
+        0.8, rel=0.05
+    )
     assert think_times_s(5.0, 0.0, 2, rng()).tolist() == [5.0, 5.0]

@@ -180,7 +180,9 @@ def test_an_answer_without_a_token_is_empty() -> None:
 
 
 def test_an_answer_that_is_no_stream_has_only_its_whole_time() -> None:
-    body = b'{"id":"r1","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],"usage":{"completion_tokens":2}}'
+    body = (
+        b'{"id":"r1","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],"usage":{"completion_tokens":2}}'
+    )
     record = read(exchange(plain(200, body)))
     assert record.outcome is Outcome.OK and record.text == "hi" and record.output_tokens == 2
     assert record.e2e_ns == 40 * MS and record.ttft_ns is None and record.tpot_ns is None

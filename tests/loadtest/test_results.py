@@ -19,6 +19,7 @@ from loadtest.types import Flag, Limits, LoadTestError, Outcome, Record, Slo, Ta
 from tests.loadtest.builders import MS, exchange, job, record
 
 START_NS = 5_000_000_000_000
+SLO = Slo(ttft_ms=500)
 
 WORKER = WorkerAudit(
     wall_s=10.0,
@@ -47,7 +48,7 @@ def later(one: Record) -> Record:
     return replace(one, **moved, **instants, event_ns=one.event_ns + START_NS)
 
 
-def result(records: list[Record], slo: Slo = Slo(ttft_ms=500), **fields: Any) -> RunResult:
+def result(records: list[Record], slo: Slo = SLO, **fields: Any) -> RunResult:
     jobs = [job(number, due_s=number / 10) for number in range(len(records))]
     target = Target("http://127.0.0.1:8000", headers=(("Authorization", "Bearer secret-key"),))
     spec = RunSpec(target, jobs, Limits(timeout_s=9), slo)
@@ -83,7 +84,9 @@ def test_records_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
     for read, written in zip(back, made.records, strict=True):
         assert np.array_equal(read.event_ns, written.event_ns - START_NS)
         moved = {name: getattr(written, name) - START_NS for name in ("due_ns", "end_ns")}
-        moved |= {name: getattr(written, name) and getattr(written, name) - START_NS for name in ("send_ns", "first_ns")}
+        moved |= {
+            name: getattr(written, name) and getattr(written, name) - START_NS for name in ("send_ns", "first_ns")
+        }
         moved |= {"last_ns": written.last_ns and written.last_ns - START_NS}
         assert replace(read, event_ns=written.event_ns) == replace(written, **moved), "identity of arrays aside"
 
@@ -120,8 +123,13 @@ def test_a_line_that_was_cut_off_is_left_out_and_a_broken_one_told(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("late", "count", "verdict", "certain"),
-    [(0, 400, Verdict.MET, True), (18, 400, Verdict.MET, False), (24, 400, Verdict.MISSED, False)]
-    + [(200, 400, Verdict.MISSED, True), (0, 10, Verdict.MET, False)],
+    [
+        (0, 400, Verdict.MET, True),
+        (18, 400, Verdict.MET, False),
+        (24, 400, Verdict.MISSED, False),
+        (200, 400, Verdict.MISSED, True),
+        (0, 10, Verdict.MET, False),
+    ],
 )
 def test_the_verdict_says_how_sure_it_is(late: int, count: int, verdict: Verdict, certain: bool) -> None:
     report = build(result(some(count, late)))
@@ -140,7 +148,9 @@ def test_a_client_that_was_late_makes_the_run_invalid() -> None:
     assert report.verdict is Verdict.INVALID and "lag p99 is 60.0 ms, at most 25.0" in report.faults[0]
 
 
-AUDIT = Audit((WORKER,), due=100, sent=100, lag_p50_ms=0.1, lag_p99_ms=0.2, lag_max_ms=1, offered_rps=10, delivered_rps=10)
+AUDIT = Audit(
+    (WORKER,), due=100, sent=100, lag_p50_ms=0.1, lag_p99_ms=0.2, lag_max_ms=1, offered_rps=10, delivered_rps=10
+)
 
 
 @pytest.mark.parametrize(

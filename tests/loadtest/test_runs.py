@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_turns_follow_each_other_with_their_pause(truth: TruthServer) -> None:
     result = go(truth, jobs, Limits())
     for session in range(2):
         turns = sorted((one for one in result.records if one.session == session), key=lambda one: one.turn)
-        pauses_s = [(later.due_ns - sooner.end_ns) / 1e9 for sooner, later in zip(turns, turns[1:], strict=False)]
+        pauses_s = [(later.due_ns - sooner.end_ns) / 1e9 for sooner, later in pairwise(turns)]
         assert pauses_s == pytest.approx([0.05, 0.1], abs=1e-6)
 
 

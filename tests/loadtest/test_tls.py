@@ -28,7 +28,16 @@ def certificate(tmp_path: Path) -> Path:
         pytest.skip("openssl is not here to make a certificate")
     arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     subprocess.run(
-        ["openssl", *arguments.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"],
+        [
+            "openssl",
+            *arguments.split(),
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ],
         cwd=tmp_path,
         check=True,
         capture_output=True,
@@ -82,7 +91,15 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(port: int) -> None:
 
 
 def test_a_server_without_tls_is_told_at_once() -> None:
+    def answer_plainly() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(1000)
+            peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=lambda: listener.accept()[0].sendall(b"HTTP/1.1 400 Bad\r\n\r\n"), daemon=True).start()
+        answering = threading.Thread(target=answer_plainly)
+        answering.start()
         with pytest.raises(LoadTestError, match="cannot connect"):
             run(spec(Target(f"https://127.0.0.1:{listener.getsockname()[1]}", verify_tls=False)))
+        answering.join(timeout=5)

@@ -80,7 +80,11 @@ def test_burstgpt_strings_sessions_together_and_leaves_failures_out(tmp_path: Pa
 def test_bailian_turns_belong_to_their_first_chat(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps(row) for row in BAILIAN) + "\n[]\n"
     trace = load_trace(written(tmp_path / "q.jsonl", lines), rng())
-    assert [(one.session, one.turn, one.at_s) for one in trace.requests] == [("1", 0, 0.0), ("2", 0, 0.5), ("1", 1, 9.0)]
+    assert [(one.session, one.turn, one.at_s) for one in trace.requests] == [
+        ("1", 0, 0.0),
+        ("2", 0, 0.5),
+        ("1", 1, 9.0),
+    ]
     assert trace.requests[2].block_ids == (1, 2, 3, 5) and trace.requests[2].block_tokens == 16
     assert [bad.number for bad in trace.bad_lines] == [4]
 
@@ -90,7 +94,7 @@ def test_mooncake_bins_are_jittered_and_exact_times_are_not(tmp_path: Path) -> N
         rows = [{"timestamp": at, "input_length": 9, "output_length": 2, "hash_ids": [at]} for at in times_ms]
         return written(tmp_path / name, "".join(json.dumps(row) + "\n" for row in rows))
 
-    binned = load_trace(file("m.jsonl", [0] * 50 + [3000] * 50), rng())
+    binned = load_trace(file("m.jsonl", [0] * 50 + [2999] * 50), rng())
     times = np.array([one.at_s for one in binned.requests])
     assert len(np.unique(times)) == 100 and times[0] == 0 and times[-1] < 6
     in_first_bin = [one.at_s for one in binned.requests if one.block_ids == (0,)]
@@ -115,7 +119,9 @@ def test_weka_sessions_have_turns_pauses_and_sub_agents(tmp_path: Path) -> None:
 def servegen_archive(path: Path) -> Path:
     files = {
         "m/chunk-0-trace.csv": "0,0,0,,0,0\n600,2.0,1.0,Gamma,1.0,0.5\n1200,5.0,2.0,Weibull,nonsense,0.1\n",
-        "m/chunk-0-dataset.json": json.dumps({"0": {"input_tokens": "{7: 0.25, 9: 0.75}", "output_tokens": "{3: 1.0}"}}),
+        "m/chunk-0-dataset.json": json.dumps(
+            {"0": {"input_tokens": "{7: 0.25, 9: 0.75}", "output_tokens": "{3: 1.0}"}}
+        ),
         "m/chunk-1-trace.csv": "600,1.0,1.0,Weibull,1.0,1.0\n",
     }
     with tarfile.open(path, "w:gz") as archive:
@@ -134,7 +140,7 @@ def test_servegen_clients_keep_their_rates_and_lengths(tmp_path: Path) -> None:
     assert len(trace.requests) - len(known) == pytest.approx(600, abs=4 * 600**0.5)
     assert {one.input_tokens for one in known} == {7, 9} and {one.output_tokens for one in known} == {3}
     assert np.mean([one.input_tokens == 9 for one in known]) == pytest.approx(0.75, abs=0.05)
-    assert 0 <= trace.requests[0].at_s and trace.duration_s < 600
+    assert trace.requests[0].at_s >= 0 and trace.duration_s < 600
     assert not trace.bad_lines, "the window with nonsense in it was not asked for"
     assert [bad.number for bad in load_trace(path, rng(), duration_s=1300).bad_lines] == [3]
 
@@ -204,12 +210,14 @@ def test_real_weka_sessions() -> None:
     assert len(trace.requests) > 4_700 and all(one.block_tokens == 64 for one in trace.requests)
 
 
-@pytest.mark.parametrize("name", ["servegen_m-small.tar.gz", "servegen_deepseek-r1.tar.gz"])
-def test_real_servegen_clients(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "begin_s"), [("servegen_m-small.tar.gz", 345_600), ("servegen_deepseek-r1.tar.gz", 36_000)]
+)
+def test_real_servegen_clients(name: str, begin_s: float) -> None:
     path = real(name)
-    trace = load_trace(path, rng(), begin_s=345_600, duration_s=1200)
-    again = load_trace(path, rng(), begin_s=345_600, duration_s=1200)
-    assert trace == again and not trace.bad_lines
+    trace = load_trace(path, rng(), begin_s=begin_s, duration_s=1200)
+    assert trace == load_trace(path, rng(), begin_s=begin_s, duration_s=1200)
+    assert trace.duration_s < 1200 and not trace.bad_lines
     with tarfile.open(path) as archive:
         rates = 0.0
         for member in archive:
@@ -218,9 +226,11 @@ def test_real_servegen_clients(name: str) -> None:
                 assert file is not None
                 for line in file.read().decode().splitlines():
                     window_s, rate = line.split(",")[:2]
-                    rates += 600 * float(rate) if 345_600 <= float(window_s) < 346_800 else 0.0
+                    rates += 600 * float(rate) if 0 <= float(window_s) - begin_s < 1200 else 0.0
     assert len(trace.requests) == pytest.approx(rates, rel=0.15) and rates > 100
-    assert all(one.input_tokens and one.output_tokens for one in trace.requests)
+    # The lengths of some clients are missing in the source.
+    known = [one for one in trace.requests if one.input_tokens is not None]
+    assert len(known) > 0.3 * len(trace.requests) and all(one.output_tokens is not None for one in known)
 
 
 def test_gzip_is_read_like_plain_text(tmp_path: Path) -> None:
