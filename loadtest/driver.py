@@ -1,0 +1,246 @@
+"""Sends every job when it is due, on one event loop: the part of a worker that runs while time counts."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from loadtest.http.connection import Flight, NowNs
+from loadtest.http.pool import Pool
+from loadtest.timer import Timer
+from loadtest.types import Ending, Job, Limits
+
+NS_PER_S = 1_000_000_000
+# A timer that is this close costs more to arm than to wait for.
+ALMOST_DUE_NS = 20_000
+
+
+class Planned(NamedTuple):
+    """A job whose request is made."""
+
+    job: Job
+    request: bytes
+
+
+class _Due(NamedTuple):
+    at_ns: int
+    order: int
+    planned: Planned
+
+
+@dataclass(slots=True)
+class Counts:
+    """How far the run is."""
+
+    due: int = 0
+    sent: int = 0
+    ended: int = 0
+    failed: int = 0  # as far as the socket can tell
+    in_flight: int = 0
+    peak_in_flight: int = 0
+
+
+class Driver:
+    """Open loop: jobs with a due time. Closed loop: jobs without one, as slots allow. Both: later turns of sessions."""
+
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        limits: Limits,
+        *,
+        now_ns: NowNs,
+        ended: Callable[[Flight], None],
+    ) -> None:
+        self._limits = limits
+        self._slots = limits.concurrency
+        self._now_ns = now_ns
+        self._tell_ended = ended
+        self._timer = Timer()
+        self._order = 0
+        self._due: list[_Due] = []  # a heap
+        self._held: deque[_Due] = deque()  # due, but no slot is free
+        self._free: deque[Planned] = deque()  # to be sent whenever a slot is free
+        self._later_turns: dict[int, deque[Planned]] = {}
+        self._flights: dict[int, tuple[Planned, Flight]] = {}
+        self._scheduled = self._sort(planned)
+        self._start_ns = 0
+        self._last_send_ns: int | None = None
+        self._stopping = False
+        self._done = asyncio.Event()
+        self._pool: Pool | None = None
+        self.counts = Counts()
+
+    def _sort(self, planned: Sequence[Planned]) -> list[Planned]:
+        """Sort out first turns, whether scheduled or not, and later ones. Returns the scheduled."""
+        by_turn = sorted(planned, key=lambda one: (one.job.session, one.job.turn))
+        first_turns = []
+        for _, session in itertools.groupby(by_turn, key=lambda one: one.job.session):
+            first, *later = session
+            first_turns.append(first)
+            if later:
+                self._later_turns[first.job.session] = deque(later)
+        first_turns.sort(key=lambda one: one.job.number)
+        self._free.extend(one for one in first_turns if one.job.due_s is None)
+        return [one for one in first_turns if one.job.due_s is not None]
+
+    async def run(self, pool: Pool, start_ns: int) -> None:
+        """Returns when every flight has ended, at the latest when the limits say so."""
+        if self._stopping:
+            return
+        loop = asyncio.get_running_loop()
+        self._pool = pool
+        self._start_ns = start_ns
+        if self._limits.stop_after_s is not None:
+            self._last_send_ns = start_ns + round(self._limits.stop_after_s * NS_PER_S)
+        for one in self._scheduled:
+            self._push(start_ns + round((one.job.due_s or 0.0) * NS_PER_S), one)
+        for _ in range(self._slots if self._slots is not None else len(self._free)):
+            self._push_free(start_ns)
+        loop.add_reader(self._timer.fd, self._on_timer)
+        sweep = loop.create_task(self._sweep())
+        if self._due:
+            self._timer.arm(self._due[0].at_ns)
+        try:
+            if self._due:
+                await self._done.wait()
+        finally:
+            sweep.cancel()
+            loop.remove_reader(self._timer.fd)
+            self._timer.close()
+
+    def stop(self, why: str) -> None:
+        """Send nothing more, and end what runs."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._send_no_more(why)
+        for _, flight in list(self._flights.values()):
+            self._give_up(flight, Ending.STOPPED, why)
+        self._finish_if_idle()
+
+    def _send_no_more(self, why: str) -> None:
+        """What was due before now is unsent; what would have come later is not part of the run."""
+        now_ns = self._now_ns()
+        overdue = [due for due in self._due if due.at_ns <= now_ns]
+        self.counts.due += len(overdue)
+        overdue += self._held
+        self._held.clear()
+        self._due.clear()
+        self._free.clear()
+        self._later_turns.clear()
+        for due in overdue:
+            flight = Flight(due.planned.job.number, b"", due.at_ns)
+            flight.ending, flight.detail, flight.end_ns = Ending.UNSENT, why, now_ns
+            self._tell_ended(flight)
+
+    def _push(self, at_ns: int, planned: Planned) -> None:
+        if self._last_send_ns is not None and at_ns > self._last_send_ns:
+            return  # not part of the run
+        self._order += 1
+        heapq.heappush(self._due, _Due(at_ns, self._order, planned))
+
+    def _push_free(self, at_ns: int) -> None:
+        if self._free:
+            self._push(at_ns, self._free.popleft())
+
+    def _on_timer(self) -> None:
+        self._timer.clear()
+        self._send_due()
+
+    def _send_due(self) -> None:
+        """Send all that is due; arm the timer for what comes next."""
+        due = self._due
+        while due and due[0].at_ns - ALMOST_DUE_NS <= self._now_ns():
+            self._send_or_hold(heapq.heappop(due))
+        if due:
+            self._timer.arm(due[0].at_ns)
+        self._finish_if_idle()
+
+    def _send_or_hold(self, due: _Due) -> None:
+        self.counts.due += 1
+        if self._slots is not None and self.counts.in_flight >= self._slots:
+            self._held.append(due)
+        else:
+            self._send(due, held_ns=0)
+
+    def _send(self, due: _Due, held_ns: int) -> None:
+        assert self._pool is not None
+        counts = self.counts
+        counts.sent += 1
+        counts.in_flight += 1
+        counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
+        job = due.planned.job
+        flight = Flight(job.number, due.planned.request, due.at_ns, held_ns)
+        self._flights[job.number] = due.planned, flight
+        self._pool.send(flight)
+
+    def flight_ended(self, flight: Flight) -> None:
+        """The pool's word that a flight is over: its slot and its session are free for what comes next."""
+        planned, _ = self._flights.pop(flight.number)
+        counts = self.counts
+        counts.in_flight -= 1
+        counts.ended += 1
+        counts.failed += flight.ending is not Ending.COMPLETE
+        self._tell_ended(flight)
+        if not self._stopping:
+            self._go_on(planned.job, flight.end_ns)
+        self._finish_if_idle()
+
+    def _go_on(self, job: Job, end_ns: int) -> None:
+        due_before = self._due[0] if self._due else None
+        turns = self._later_turns.get(job.session)
+        if turns:
+            following = turns.popleft()
+            due_s, think_ns = following.job.due_s, round(following.job.think_s * NS_PER_S)
+            not_before_ns = self._start_ns + round(due_s * NS_PER_S) if due_s is not None else 0
+            self._push(max(end_ns + think_ns, not_before_ns), following)
+        elif job.due_s is None and self._slots is not None:
+            self._push_free(end_ns)
+        if self._held:
+            due = self._held.popleft()
+            self._send(due, held_ns=max(0, end_ns - due.at_ns))
+        if self._due and self._due[0] is not due_before:
+            self._send_due()
+
+    def _finish_if_idle(self) -> None:
+        if not self._flights and not self._due and not self._held:
+            self._done.set()
+
+    async def _sweep(self) -> None:
+        """Look for flights that took too long, and for the end of the time to send and to drain."""
+        limits = self._limits
+        shortest_s = min(limits.timeout_s, limits.idle_timeout_s or limits.timeout_s, limits.drain_s or 4.0, 4.0)
+        drain_from_ns: int | None = None
+        while True:
+            await asyncio.sleep(max(0.01, shortest_s / 4))
+            now_ns = self._now_ns()
+            self._end_overdue(now_ns)
+            if self._last_send_ns is not None and now_ns > self._last_send_ns:
+                self._send_no_more("the time to send was over")
+                self._finish_if_idle()
+            if self._due or self._held or limits.drain_s is None:
+                drain_from_ns = None
+            elif drain_from_ns is None:
+                drain_from_ns = now_ns
+            elif now_ns - drain_from_ns > limits.drain_s * NS_PER_S:
+                self.stop(f"still running {limits.drain_s:g} s after the last request was sent")
+
+    def _end_overdue(self, now_ns: int) -> None:
+        limits = self._limits
+        since_ns = now_ns - round(limits.timeout_s * NS_PER_S)
+        idle_since_ns = now_ns - round((limits.idle_timeout_s or limits.timeout_s) * NS_PER_S)
+        overdue = [flight for _, flight in self._flights.values() if flight.send_ns and flight.send_ns < idle_since_ns]
+        for flight in overdue:
+            if flight.send_ns < since_ns:
+                self._give_up(flight, Ending.TIMED_OUT, f"no end within {limits.timeout_s:g} s")
+            elif (flight.read_ns[-1] if flight.read_ns else flight.send_ns) < idle_since_ns:
+                self._give_up(flight, Ending.TIMED_OUT, f"nothing came for {limits.idle_timeout_s:g} s")
+
+    def _give_up(self, flight: Flight, ending: Ending, why: str) -> None:
+        assert self._pool is not None
+        self._pool.give_up(flight, ending, why)

@@ -1,0 +1,71 @@
+"""From arrivals and prompts to the list of jobs. Pure: the same arguments make the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from loadtest.types import Job, LoadTestError
+
+# Words that are one token each in the vocabularies of most models, so that n of them are about n tokens.
+_WORDS = (
+    "time year people way day man thing woman life child world school state family student group country problem hand "
+    "part place case week company system program question work government number night point home water room mother "
+    "area money story fact month lot right study book eye job word business issue side kind head house service friend"
+)
+WORDS = tuple(_WORDS.split())
+
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
+
+
+def words(count: int, rng: np.random.Generator) -> str:
+    """A text of so many words; each begins with a space of its own but the first."""
+    return " ".join(WORDS[choice] for choice in rng.integers(len(WORDS), size=max(1, count)))
+
+
+def body(
+    endpoint: str, model: str, prompt: str, max_tokens: int, extra: Mapping[str, Any] | None = None, *, stream: bool
+) -> bytes:
+    """One request's body. Raises LoadTestError for a route that we cannot read the answers of."""
+    tree: dict[str, Any] = {"model": model}
+    if endpoint.endswith(CHAT):
+        tree |= {"messages": [{"role": "user", "content": prompt}], "max_completion_tokens": max_tokens}
+    elif endpoint.endswith(COMPLETIONS):
+        tree |= {"prompt": prompt, "max_tokens": max_tokens}
+    else:
+        raise LoadTestError(f"{endpoint} is not a route that can be measured: take one of chat or text completions")
+    if stream:
+        tree |= {"stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps({**tree, **(extra or {})}, separators=(",", ":")).encode()
+
+
+def open_loop(bodies: Iterable[bytes], due_s: Sequence[float]) -> list[Job]:
+    """Each request on its own, due at its time."""
+    return [
+        Job(number=number, body=one, session=number, due_s=float(at_s))
+        for number, (one, at_s) in enumerate(zip(bodies, due_s, strict=True))
+    ]
+
+
+def closed_loop(bodies: Iterable[bytes]) -> list[Job]:
+    """Each request on its own, sent when one of the slots is free."""
+    return [Job(number=number, body=one, session=number) for number, one in enumerate(bodies)]
+
+
+def sessions(
+    conversations: Iterable[Sequence[bytes]], think_s: Iterable[Sequence[float]], due_s: Sequence[float] | None = None
+) -> list[Job]:
+    """Conversations: turn after turn, each some time after the previous one's end.
+
+    `think_s` holds one pause for each turn; the first of a conversation is not used. Without `due_s` conversations
+    begin as slots become free.
+    """
+    jobs: list[Job] = []
+    for session, (turns, pauses) in enumerate(zip(conversations, think_s, strict=True)):
+        for turn, (one, pause_s) in enumerate(zip(turns, pauses, strict=True)):
+            due = float(due_s[session]) if due_s is not None and turn == 0 else None
+            jobs.append(Job(len(jobs), one, session, turn, due, float(pause_s) if turn else 0.0))
+    return jobs

@@ -1,0 +1,204 @@
+"""The report of a run: its figures, what it says about the client, and the verdict. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from loadtest.audit import Audit, faults
+from loadtest.metrics import DEFINITIONS, Distribution, Summary, by_class, in_window, quantile, summarise
+from loadtest.spec import RunResult
+from loadtest.types import Outcome, Record
+
+FORMAT = "ferry-load/1"
+
+
+class Verdict(StrEnum):
+    MET = "met"
+    MISSED = "missed"
+    INVALID = "INVALID"  # the client was the limit: the figures say nothing about the server
+    NO_SLO = "no SLO"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    run_id: str
+    started_at_s: float
+    """Seconds since 1970."""
+    interrupted: bool
+    verdict: Verdict
+    certain: bool
+    """True if the whole confidence interval of the attainment lies on the verdict's side."""
+    faults: tuple[str, ...]
+    warnings: tuple[str, ...]
+    total: Summary
+    classes: Mapping[str, Summary]
+    """By SLO class, where there is more than one."""
+    audit: Audit
+
+
+def build(result: RunResult) -> Report:
+    """Everything is counted from `result.records`, so a report can be made again from a saved run."""
+    spec, slo = result.spec, result.spec.slo
+    records = in_window(result.records, result.start_ns, spec.warmup_s)
+    window_s = _window_s(result, records)
+    total = summarise(records, slo, window_s)
+    classes = {name: summarise(some, slo, window_s) for name, some in by_class(records).items()}
+    audit = _audit(result, records, total)
+    found = faults(
+        audit,
+        ttft_ms=slo.ttft_ms if slo.ttft_ms is not None else _median_ms(total),
+        excused=result.interrupted or spec.limits.concurrency is not None,
+        died=result.died,
+    )
+    verdict, certain = _verdict(total, slo.attainment, found)
+    return Report(
+        run_id=result.run_id,
+        started_at_s=result.started_at_s,
+        interrupted=result.interrupted,
+        verdict=verdict,
+        certain=certain,
+        faults=found,
+        warnings=_warnings(result, total),
+        total=total,
+        classes=classes if len(classes) > 1 else {},
+        audit=audit,
+    )
+
+
+def as_json(report: Report, result: RunResult) -> dict[str, Any]:
+    """The report and the question that it answers, for a file. Headers are left out: they may hold a key."""
+    spec = result.spec
+    tree = {
+        "format": FORMAT,
+        "run_id": report.run_id,
+        "started_at_s": report.started_at_s,
+        "interrupted": report.interrupted,
+        "verdict": report.verdict.value,
+        "certain": report.certain,
+        "faults": list(report.faults),
+        "warnings": list(report.warnings),
+        "spec": {
+            "base_url": spec.target.base_url,
+            "endpoint": spec.target.endpoint,
+            "jobs": len(spec.jobs),
+            "workers": spec.workers,
+            "warmup_s": spec.warmup_s,
+            "stall_ms": spec.stall_ms,
+            "limits": asdict(spec.limits),
+            "slo": asdict(spec.slo),
+        },
+        "total": _summary_json(report.total),
+        "classes": {name: _summary_json(summary) for name, summary in report.classes.items()},
+        "client": {**asdict(report.audit), "reused_share": report.audit.reused_share},
+        "definitions": dict(DEFINITIONS),
+    }
+    finite: dict[str, Any] = _finite(tree)
+    return finite
+
+
+def _window_s(result: RunResult, records: Sequence[Record]) -> float:
+    """From the end of the warm-up to the last due time in an open loop, to the last end in a closed one."""
+    if not records:
+        return 0.0
+    from_ns = result.start_ns + round(result.spec.warmup_s * 1e9)
+    last_due_ns = max(record.due_ns for record in records)
+    scheduled = all(job.due_s is not None for job in result.spec.jobs)
+    until_ns = last_due_ns if scheduled and last_due_ns > from_ns else max(record.end_ns for record in records)
+    return (until_ns - from_ns) / 1e9
+
+
+def _audit(result: RunResult, records: Sequence[Record], total: Summary) -> Audit:
+    lags_ms = np.sort([record.lag_ns / 1e6 for record in records if record.lag_ns is not None])
+    sent = sum(1 for record in records if record.outcome is not Outcome.UNSENT)
+    return Audit(
+        workers=result.workers,
+        due=len(records),
+        sent=sent,
+        lag_p50_ms=quantile(lags_ms, 0.5),
+        lag_p99_ms=quantile(lags_ms, 0.99),
+        lag_max_ms=quantile(lags_ms, 1.0),
+        offered_rps=total.due_rps,
+        delivered_rps=sent / total.window_s if total.window_s else math.nan,
+    )
+
+
+def _median_ms(total: Summary) -> float | None:
+    ttft = total.distributions.get("ttft")
+    return ttft.completed_ms[0.5] if ttft is not None else None
+
+
+def _verdict(total: Summary, wanted: float, found: Sequence[str]) -> tuple[Verdict, bool]:
+    if found:
+        return Verdict.INVALID, True
+    attainment = total.attainment
+    if attainment is None:
+        return Verdict.NO_SLO, True
+    if attainment.due and attainment.share >= wanted:
+        return Verdict.MET, attainment.low >= wanted
+    return Verdict.MISSED, attainment.high < wanted
+
+
+def _warnings(result: RunResult, total: Summary) -> tuple[str, ...]:
+    found = []
+    for name, why in (
+        ("no_usage", "had no usage: their events are counted as one token each"),
+        ("first_tokens_guessed", "came in bundles: the tokens of their first event are taken to be the mean"),
+        ("no_done", "ended without [DONE]"),
+        ("resent", "were sent twice, since the idle connection had died"),
+    ):
+        if total.flags.get(name):
+            found.append(f"{total.flags[name]} answers {why}")
+    for worker in result.workers:
+        if worker.spool_error:
+            found.append(f"raw answers had to stay in memory: {worker.spool_error}")
+        if abs(worker.clock_step_ms) > 1.0:
+            found.append(f"the wall clock moved by {worker.clock_step_ms:.1f} ms: times of other logs may not fit")
+    if result.workers and not all(worker.uvloop for worker in result.workers):
+        found.append("uvloop is not installed: the client takes more CPU than it needs")
+    return tuple(dict.fromkeys(found))
+
+
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    attainment = summary.attainment
+    return {
+        "window_s": summary.window_s,
+        "due": summary.due,
+        "outcomes": {outcome.value: count for outcome, count in sorted(summary.outcomes.items())},
+        "flags": dict(sorted(summary.flags.items())),
+        "failures": {outcome.value: detail for outcome, detail in summary.details.items()},
+        "attainment": attainment and {**asdict(attainment), "share": attainment.share},
+        "goodput_rps": summary.goodput_rps,
+        "due_rps": summary.due_rps,
+        "completed_rps": summary.completed_rps,
+        "output_tokens_per_s": summary.output_tokens_per_s,
+        "mean_prompt_tokens": summary.prompt_tokens,
+        "mean_output_tokens": summary.output_tokens,
+        "metrics": {name: _distribution_json(found) for name, found in summary.distributions.items()},
+    }
+
+
+def _distribution_json(found: Distribution) -> dict[str, Any]:
+    return {
+        "count": found.count,
+        "mean_ms": found.mean_ms,
+        "max_ms": found.max_ms,
+        "completed_ms": {f"p{100 * q:g}": value for q, value in found.completed_ms.items()},
+        "all_ms": {f"p{100 * q:g}": value for q, value in found.all_ms.items()},
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN: "inf" stands for the one, null for the other."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value

@@ -1,0 +1,107 @@
+"""Results as files: one line of JSON per request, and the report. Reading them gives the same records again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import numpy as np
+
+from loadtest.report import Report, as_json
+from loadtest.spec import RunResult
+from loadtest.types import Flag, LoadTestError, Outcome, Record
+
+LINES_AT_ONCE = 256
+
+# Instants are written from the start of the run on; 0 still means "never" for these.
+_INSTANTS = ("due_ns", "send_ns", "first_ns", "last_ns", "end_ns")
+_NEVER_IF_ZERO = ("send_ns", "first_ns", "last_ns")
+_NEVER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What could be written; `error` says why not all of it."""
+
+    records_file: Path
+    report_file: Path
+    records: int
+    error: str = ""
+
+
+def save(result: RunResult, report: Report, folder: Path) -> Saved:
+    """Write all that can be written: a full disk loses what did not fit and nothing else, and raises nothing."""
+    records_file, report_file = (folder / f"load-{result.run_id}.{suffix}" for suffix in ("jsonl", "json"))
+    written, error = 0, ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with records_file.open("wb", buffering=0) as file:
+            for whole in write_records(file, result.records, result.start_ns):
+                written = whole
+    except OSError as failure:
+        error = f"{written} of {len(result.records)} records are in {records_file}: {failure}"
+    try:
+        report_file.write_bytes(msgspec.json.format(msgspec.json.encode(as_json(report, result))) + b"\n")
+    except OSError as failure:
+        error = error or f"{report_file} could not be written: {failure}"
+    return Saved(records_file, report_file, written, error)
+
+
+def write_records(file: IO[bytes], records: Iterable[Record], start_ns: int) -> Iterator[int]:
+    """Write to an unbuffered file; gives how many records are whole in it so far. Raises OSError."""
+    written, lines = 0, list[bytes]()
+    for record in records:
+        lines.append(msgspec.json.encode(_as_row(record, start_ns)) + b"\n")
+        if len(lines) == LINES_AT_ONCE:
+            _write_all(file, b"".join(lines))
+            written += len(lines)
+            lines.clear()
+            yield written
+    _write_all(file, b"".join(lines))
+    yield written + len(lines)
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a saved run, with instants from its start on. A last line that was cut off is left out.
+
+    Raises:
+        LoadTestError: if the file cannot be read, or another line is no record.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LoadTestError(f"{path} cannot be read: {error}") from error
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(_from_row(msgspec.json.decode(line)))
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+            raise LoadTestError(f"{path}: line {number} is no record: {error}") from error
+    return records
+
+
+def _as_row(record: Record, start_ns: int) -> dict[str, Any]:
+    row: dict[str, Any] = {field.name: getattr(record, field.name) for field in fields(record)}
+    for name in _INSTANTS:
+        never = name in _NEVER_IF_ZERO and not row[name]
+        row[name] = _NEVER if never else row[name] - start_ns
+    row["event_ns"] = (record.event_ns - start_ns).tolist()
+    return row
+
+
+def _from_row(row: dict[str, Any]) -> Record:
+    values = {field.name: row[field.name] for field in fields(Record)}
+    for name in _NEVER_IF_ZERO:
+        values[name] = max(0, values[name])
+    values["event_ns"] = np.array(values["event_ns"], dtype=np.int64)
+    values["outcome"] = Outcome(values["outcome"])
+    values["flags"] = tuple(Flag(flag) for flag in values["flags"])
+    return Record(**values)

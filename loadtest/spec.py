@@ -1,0 +1,45 @@
+"""What a run is asked to do, and what it saw. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtest.audit import WorkerAudit
+from loadtest.types import Job, Limits, Record, Slo, Target
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What to run. Jobs hold the whole load, fixed before the start: the same list makes the same run."""
+
+    target: Target
+    jobs: Sequence[Job]
+    limits: Limits = field(default_factory=Limits)
+    slo: Slo = field(default_factory=Slo)
+    workers: int = 1
+    warmup_s: float = 0.0
+    """Requests due earlier than this are sent but not counted."""
+    stall_ms: float = 1000.0
+    """A gap above it is flagged as a stall."""
+    warm_connections: int | None = None
+    """Connections opened before the start; None: as many as will probably be needed at first, up to 512."""
+    keep_text: bool = False
+    spool_folder: Path | None = None
+    """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Everything that was seen. `start_ns` and the times in records are of the monotonic clock."""
+
+    spec: RunSpec
+    run_id: str
+    start_ns: int
+    started_at_s: float
+    """Seconds since 1970."""
+    records: tuple[Record, ...]
+    workers: tuple[WorkerAudit, ...]
+    interrupted: bool
+    died: tuple[str, ...]
