@@ -133,19 +133,26 @@ class MemoryCore:
                 answer.set_exception(EngineDeadError())
         self._outputs.put_nowait(None)
 
-    def step(self, *, pulls: bool = True) -> None:
-        """Read the inbox, end pulls that are through, schedule, compute."""
-        if self.stalled or not self.alive:
+    def read(self) -> None:
+        """The first half of a step: read the inbox, and answer calls."""
+        while self.inbox and self._moves:
+            self._read(*self.inbox.popleft())
+
+    def compute(self, *, pulls: bool = True) -> None:
+        """The second half: end pulls that are through, schedule, compute."""
+        if not self._moves:
             return
         self.cpu_s += 1.0
-        while self.inbox:
-            self._read(*self.inbox.popleft())
         if pulls:
             self._end_pulls()
         self._admit()
         outputs = [output for sequence in list(self.running) if (output := self._compute(sequence)) is not None]
         if outputs:
             self.outbox.append((EngineCoreOutputs(outputs=outputs, scheduler_stats=self._stats()), None))
+
+    @property
+    def _moves(self) -> bool:
+        return self.alive and not self.stalled
 
     def relay(self) -> None:
         """Let what it said reach its host."""

@@ -223,10 +223,13 @@ class World:
         self.loop.settle()
 
     def step(self, name: str, *, pulls: bool = True, relay: bool = True) -> None:
-        self.nodes[name].core.step(pulls=pulls)
-        if relay:
-            self.nodes[name].core.relay()
-        self.loop.settle()
+        """One step of an engine; without `relay`, what it says stays between its core and its host."""
+        core = self.nodes[name].core
+        for half in (core.read, lambda: core.compute(pulls=pulls)):
+            half()
+            if relay:
+                core.relay()
+                self.loop.settle()
 
     def step_all(self, *, pulls: bool = True) -> None:
         for name in self.nodes:

@@ -151,7 +151,6 @@ class MoveMachine(RuleBasedStateMachine):
         request_id = self.on_legs()[pick % len(self.on_legs())]
         name = self.replica_of(request_id)
         self.world.move(request_id, None, carry_kv=True, precopy=False)
-        self.world.step(name)
         way = self.world.hold(name, to_engine=False) if out_of_core else None
         self.world.step(name, relay=out_of_core)
         self.world.abort(request_id)
