@@ -12,7 +12,6 @@ from planner.queueing.goals import Goal, Metric
 from planner.types import PlannerError
 
 HALVINGS = 10
-"""The rate is then exact to a thousandth of the rate at full load."""
 
 
 class Estimate(Protocol):
@@ -35,8 +34,12 @@ def meets(estimate: Estimate, goals: Sequence[Goal]) -> Bools:
     return met
 
 
-def max_rate_rps(estimate_at: Callable[[Number], Estimate], goals: Sequence[Goal]) -> Floats:
-    """The highest rate at which `estimate_at(rate)` meets all goals; 0 where none does.
+def max_rate_rps(
+    estimate_at: Callable[[Number], Estimate], goals: Sequence[Goal], *, halvings: int = HALVINGS
+) -> Floats:
+    """The highest rate at which `estimate_at(rate)` meets all goals; 0 where none does. Requests per second.
+
+    Exact to 2^-`halvings` of the rate at full load: a thousandth, by default.
 
     Load is linear in the rate, so the estimate at one request per second tells the rate at full load. Halving below
     it works because every percentile rises with the rate.
@@ -51,7 +54,7 @@ def max_rate_rps(estimate_at: Callable[[Number], Estimate], goals: Sequence[Goal
             "give the costs per token or sequence",
         )
     low, high = np.zeros_like(load), 1 / load
-    for _ in range(HALVINGS):
+    for _ in range(halvings):
         middle = (low + high) / 2
         met = meets(estimate_at(middle), goals)
         low, high = np.where(met, middle, low), np.where(met, high, middle)

@@ -38,7 +38,7 @@ class Routing(StrEnum):
 class PrefillEstimate:
     """Arrays over configurations; times in seconds, infinite where the load is 1 or more."""
 
-    load: Floats  # share of the engines' time, if no step were wasted on less than it could hold
+    load: Floats  # share of the engines' time, were their steps as full as they get
     waits: Floats  # share of requests that wait
     mean_wait_s: Floats
     own_s: Floats  # the request's own time: (configurations, classes)
@@ -137,15 +137,27 @@ class _Prompt:
 
 
 def _shared_queue(one: _Prompt, rate: Floats, engines: Floats, scv: Floats) -> tuple[Floats, Floats, Floats]:
-    """(load, share that waits, mean wait) of k engines; one engine is its own queue."""
-    load = rate * one.service_s / engines
-    waits, wait_s = mean_wait_s(engines, rate, one.service_s, arrival_scv=scv, service_scv=one.service_scv)
-    queued = np.where(load < 1, load / np.where(load < 1, 1 - load, 1.0), np.inf)
-    company = COMPANY_SHARE * np.minimum(queued, np.maximum(one.most - 1, 0.0))
-    shared = load, waits, wait_s + waits * company * one.service_s
+    """(load, share that waits, mean wait) of k engines; one engine is its own queue.
+
+    Twice: who waited shares the fixed part of its step with its company, which relieves the engines.
+    """
+    waits, _ = mean_wait_s(engines, rate, one.service_s, arrival_scv=scv, service_scv=one.service_scv)
+    company = _company(one, rate * one.service_s / engines)
+    service_s = one.work_s + one.steps_s * (1 - waits + waits / (1 + company))
+    waits, wait_s = mean_wait_s(engines, rate, service_s, arrival_scv=scv, service_scv=one.service_scv)
+    wait_s = wait_s + waits * _company(one, rate * service_s / engines) * service_s
+    load = rate * (one.work_s + one.steps_s / (1 + _company(one, np.ones_like(wait_s)))) / engines
     alone = _own_queue(one, rate, scv)
-    load, waits, wait_s = (np.where(engines > 1, many, single) for many, single in zip(shared, alone, strict=True))
+    load, waits, wait_s = (
+        np.where(engines > 1, many, single) for many, single in zip((load, waits, wait_s), alone, strict=True)
+    )
     return load, waits, wait_s
+
+
+def _company(one: _Prompt, load: Floats) -> Floats:
+    """Other prompts in the step of one that waited."""
+    queued = np.where(load < 1, load / np.where(load < 1, 1 - load, 1.0), np.inf)
+    return COMPANY_SHARE * np.minimum(queued, np.maximum(one.most - 1, 0.0))
 
 
 def _own_queue(one: _Prompt, rate: Floats, scv: Floats) -> tuple[Floats, Floats, Floats]:

@@ -106,8 +106,8 @@ class Engine:
     def next_event(self) -> tuple[float, bool]:
         """(time before which no request ends here, whatever arrives; whether a step starts then).
 
-        Without a start it is an end, exactly: the engine only decodes, and has the blocks for it. At equal times ends sort before starts, which
-        may compute what the ends bring about.
+        Without a start it is an end, exactly: the engine only decodes, and has the blocks for it. At equal times
+        ends sort before starts, which may compute what the ends bring about.
         """
         if not self._running:
             if not self.waiting:

@@ -91,9 +91,13 @@ def _row(name: str, metric: Metric, outcome: Outcome, quantile: Callable[[float]
     simulated = [outcome.percentile_s(metric, share) * 1e3 for share in SHARES]
     closed = [float(quantile(share)) * 1e3 for share in SHARES]
     errors = "".join(f"{100 * (b / a - 1):>+6.0f}" for a, b in zip(simulated, closed, strict=True))
-    shown = (" / ".join(f"{value:.1f}" for value in values) for values in (simulated, closed))
+    shown = (" / ".join(_ms(value) for value in values) for values in (simulated, closed))
     found, said = shown
     print(f"{name:<30}{metric:<6}{found:>26}{said if fits else 'no fit':>26}{errors if fits else '':>18}", flush=True)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value < 1_000 else f"{value:.0f}"
 
 
 def _speed() -> None:

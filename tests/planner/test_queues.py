@@ -100,7 +100,9 @@ def test_what_leaves_a_pool_is_as_bursty_as_what_keeps_it_busy() -> None:
     pool = prefill_pool(PER_TOKEN, ONE_AT_A_TIME, exponential, engines=2, rate_rps=1.5)
     assert float(pool.departures_scv) == pytest.approx(1, abs=0.03)
     equal = Lengths.from_sample([(1_000, 1)])
-    calm, busy = prefill_pool(PER_TOKEN, ONE_AT_A_TIME, equal, engines=1, rate_rps=np.array([0.01, 0.99])).departures_scv
+    calm, busy = prefill_pool(
+        PER_TOKEN, ONE_AT_A_TIME, equal, engines=1, rate_rps=np.array([0.01, 0.99])
+    ).departures_scv
     assert calm == pytest.approx(1, abs=0.001) and busy == pytest.approx(0, abs=0.03)
 
 
