@@ -171,9 +171,9 @@ def _errors_ns(pairs: Sequence[tuple[Record, Written]]) -> dict[str, list[int]]:
 
 
 def _error(errors_ns: Sequence[int]) -> ErrorOf:
-    """The P99 and the maximum are of the errors' sizes; the mean keeps its sign."""
+    """The P99 and the maximum are of the errors' sizes; the mean keeps its sign. NaN where nothing was compared."""
     if not errors_ns:
-        return ErrorOf(0.0, 0.0, 0.0)
+        return ErrorOf(math.nan, math.nan, math.nan)
     errors_ms = np.asarray(errors_ns) / 1e6
     sizes_ms = np.sort(np.abs(errors_ms))
     return ErrorOf(float(errors_ms.mean()), quantile(sizes_ms, 0.99), float(sizes_ms[-1]))

@@ -100,13 +100,14 @@ def calibrate_(
     streams: Annotated[list[int] | None, typer.Option(help="Closed loops to try; repeat it.")] = None,
     rate: Annotated[list[float] | None, typer.Option(help="Open loops to try, in requests/s; repeat it.")] = None,
     seconds: Annotated[float, typer.Option(help="For each load, about.")] = 4.0,
+    osl: Annotated[int, typer.Option(help="Tokens of each answer.")] = TruthConfig().tokens,
     workers: flags.Workers = 1,
     seed: flags.Seed = 0,
     as_json: flags.AsJson = False,
 ) -> None:
     """Measure the client of this machine against a server whose latencies are known."""
     console = Console(stderr=as_json)
-    truth = TruthConfig()
+    truth = TruthConfig(tokens=osl)
     with _errors_as_exit_codes():
         console.print(
             f"TTFT {truth.ttft_ms:g} ms, gap {truth.gap_ms:g} ms, {truth.tokens} tokens; errors: mean / p99 in ms",

@@ -43,10 +43,10 @@ class Child:
         return True
 
     def recv(self) -> Any:
-        """Raises EOFError if the child is gone."""
+        """Raises EOFError if the child is gone, be it in the middle of a message."""
         try:
             return self.pipe.recv()
-        except ConnectionResetError as error:
+        except OSError as error:
             raise EOFError from error
 
     def how_it_ended(self) -> str:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 STOP = "stop"
 RECORDS_PER_MESSAGE = 500
+LISTEN_EVERY_S = 0.1
 # Of each beat of 10 ms so much may go into putting finished flights away.
 PUT_AWAY_NS = 300_000
 
@@ -143,15 +144,14 @@ class Worker:
         if start_ns == STOP:
             self._driver.stop("stopped before the start")
             start_ns = self._now_ns()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._pipe.fileno(), self._on_word)
+        listening = asyncio.create_task(self._listen())
         with _no_garbage_collection():
             before = load_now(self._now_ns)
             self._heartbeat.start()
             await self._driver.run(pool, start_ns)
             self._heartbeat.stop()
             after = load_now(self._now_ns)
-        loop.remove_reader(self._pipe.fileno())
+        listening.cancel()
         pool.close()
         self._tell_progress()
         return self._audit(pool, before, after)
@@ -169,12 +169,10 @@ class Worker:
                 batch = []
         yield batch
 
-    def _on_word(self) -> None:
-        """The parent said stop, or is gone."""
-        try:
-            self._pipe.recv()
-        except EOFError:
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+    async def _listen(self) -> None:
+        """Until the parent says stop, or is gone. A loop that watched the pipe would make it non-blocking."""
+        while not self._pipe.poll():
+            await asyncio.sleep(LISTEN_EVERY_S)
         self._driver.stop("the test was stopped")
 
     def _put_away(self) -> None:
@@ -184,7 +182,7 @@ class Worker:
             self._spool.add(self._finished.popleft().freeze())
 
     def _tell_progress(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `_on_word` learns of it too, and stops
+        with contextlib.suppress(BrokenPipeError):  # `_listen` learns of it too, and stops
             self._pipe.send(Progress(replace(self._driver.counts)))
 
     def _audit(self, pool: Pool, before: Load, after: Load) -> WorkerAudit:

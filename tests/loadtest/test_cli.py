@@ -100,10 +100,10 @@ def test_without_a_model_the_endpoint_must_name_one(tmp_path: Path) -> None:
 
 
 def test_calibration_measures_each_load(truth: TruthServer) -> None:
-    found = load("calibrate", "--streams", "4", "--rate", "10", "--seconds", "0.5", "--json")
+    found = load("calibrate", "--streams", "4", "--rate", "10", "--seconds", "0.5", "--osl", "4", "--json")
     assert found.exit_code == 0, found.output
     tree = json.loads(found.stdout)
-    assert tree["closed"]["4"]["requests"] == tree["closed"]["4"]["completed"] == 4
+    assert tree["closed"]["4"]["requests"] == tree["closed"]["4"]["completed"] == 8
     assert tree["open"]["10.0"]["completed"] == tree["open"]["10.0"]["requests"] > 0
     assert tree["closed"]["4"]["error"]["ttft"]["mean_ms"] > 0
 

@@ -92,6 +92,14 @@ def test_turns_follow_each_other_with_their_pause(truth: TruthServer) -> None:
         assert pauses_s == pytest.approx([0.05, 0.1], abs=1e-6)
 
 
+def test_long_reports_come_through_whole(truth: TruthServer) -> None:
+    """More records than a pipe holds, from a worker whose event loop has looked at the pipe."""
+    truth.change(replace(QUICK, ttft_ms=0, gap_ms=0, tokens=64))
+    long = body(CHAT, "truth", "one two three", 64, stream=True)
+    result = go(truth, closed_loop([long] * 1500), Limits(concurrency=50))
+    assert outcomes(result) == {Outcome.OK: 1500} and not result.died
+
+
 def test_workers_share_the_sessions(truth: TruthServer) -> None:
     result = go(truth, closed_loop([BODY] * 30), workers=2)
     assert outcomes(result) == {Outcome.OK: 30} and len(result.workers) == 2
