@@ -36,6 +36,7 @@ from tests.properties.virtual_loop import LoopClock, VirtualLoop
 ENGINE_WAIT_S = 3.0
 DISAGGREGATE_FROM_TOKENS = 12
 SLICE_S = 0.25
+STEP_S = 0.01
 LABELS = {"model_name": "m", "gateway": "g"}
 ROLES = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
 OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.")
@@ -230,6 +231,7 @@ class World:
             if relay:
                 core.relay()
                 self.loop.settle()
+        self.loop.advance(STEP_S)
 
     def step_all(self, *, pulls: bool = True) -> None:
         for name in self.nodes:
