@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from loadtest.traces import SOURCES, Trace, load_trace, thinned
 from loadtest.traces.replay import limited, spread_out
 from loadtest.types import LoadTestError
+from tests.research_data import data_file
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -172,11 +172,8 @@ def test_files_of_no_use_are_refused(tmp_path: Path, name: str, text: str, why: 
 
 
 def real(name: str) -> Path:
-    """A trace as its source has it, in the folder that FERRY_TRACES names."""
-    folder = os.environ.get("FERRY_TRACES")
-    path = Path(folder or ".") / name
-    if not folder or not path.is_file():
-        pytest.skip(f"FERRY_TRACES names no folder that holds {name}")
+    """A trace as its source has it."""
+    path = data_file(f"traces/{name}")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SOURCES[name].sha256
     return path
 

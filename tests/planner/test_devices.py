@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import pytest
 
 from planner import Device, PlannerError, device, devices_from, read_devices
 from planner.devices import FIGURES
+from tests.research_data import data_file
 
 CATALOGUE = read_devices()
 WHOLE = pytest.mark.parametrize("one", CATALOGUE.devices, ids=CATALOGUE.names)
@@ -95,9 +95,8 @@ def test_no_name_means_two_devices() -> None:
             assert CATALOGUE.device(name) is one
 
 
-@pytest.mark.skipif("FERRY_DATA" not in os.environ, reason="set FERRY_DATA to the folder of the research data")
 def test_every_gpu_that_was_measured_in_public_is_found() -> None:
-    with (Path(os.environ["FERRY_DATA"]) / "published_perf.csv").open(encoding="utf-8") as file:
+    with data_file("published_perf.csv").open(encoding="utf-8") as file:
         names = {row["gpu"] for row in csv.DictReader(file)} - {"[MAXSUN] MS-Intel Arc Pro B60 Dual 48G Turbo"}
     assert names
     for name in names:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from datetime import date, datetime, timedelta
 from itertools import groupby, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +25,7 @@ from planner import (
     spot_needed,
     up_probabilities,
 )
+from tests.research_data import data_file
 
 OFFER = {"device": "d", "provider": "p", "on_demand_usd_per_hour": 1.0, "seen": date(2026, 11, 1)}
 ANY_OFFER = prices_from({"offers": [OFFER]}).offers[0]
@@ -211,10 +210,9 @@ def intra_class_correlation(counts: np.ndarray, hours: np.ndarray) -> tuple[floa
     return float(share), float((variance / (share * (1 - share)) - 1 / most) / (1 - 1 / most))
 
 
-@pytest.mark.skipif("FERRY_DATA" not in os.environ, reason="set FERRY_DATA to the folder of the traces")
 def test_the_table_is_what_the_aws_trace_says() -> None:
     told = read_spot_markets().market("aws_g4dn_2021")
-    lines = (Path(os.environ["FERRY_DATA"]) / "spot/bamboo_g4dn-trace.csv").read_text("utf-8").split()
+    lines = data_file("spot/bamboo_g4dn-trace.csv").read_text("utf-8").split()
     events = [(int(at) / 3.6e6, verb, node) for at, verb, node in (line.split(",") for line in lines)]
     times, counts, lost_shares = [0.0], [0], []
     for at, together in groupby(events, key=lambda event: event[0]):
@@ -232,10 +230,9 @@ def test_the_table_is_what_the_aws_trace_says() -> None:
     assert np.percentile(lost_shares, 90) == pytest.approx(told.lost_share, abs=0.005)
 
 
-@pytest.mark.skipif("FERRY_DATA" not in os.environ, reason="set FERRY_DATA to the folder of the traces")
 def test_the_table_is_what_the_gcp_trace_says() -> None:
     told = read_spot_markets().market("gcp_a100_2021")
-    lines = (Path(os.environ["FERRY_DATA"]) / "spot/bamboo_gcloud_a100x1_east1b.txt").read_text("utf-8").splitlines()
+    lines = data_file("spot/bamboo_gcloud_a100x1_east1b.txt").read_text("utf-8").splitlines()
     rows = [line.split(", ") for line in lines if line.strip()]
     times = [datetime.fromisoformat(f"{day} {clock}") for day, clock, _ in rows]
     counts = np.array([int(count) for *_, count in rows])

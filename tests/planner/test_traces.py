@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from planner import PlannerError, Recording, Trace, read_trace
-
-pytestmark = pytest.mark.skipif("FERRY_DATA" not in os.environ, reason="set FERRY_DATA to the folder of the traces")
+from tests.research_data import data_file
 
 
 def read(name: str, trace_format: str, **keys: object) -> Recording:
     trace = Trace.model_validate({"path": name, "format": trace_format, **keys})
-    return read_trace(Path(os.environ["FERRY_DATA"]) / "traces" / name, trace)
+    return read_trace(data_file(f"traces/{name}"), trace)
 
 
 def test_azure_conversations() -> None:
