@@ -14,6 +14,7 @@ from tests.properties.move_world import World
 MAX_ENGINES = 4
 MAX_REQUESTS = 6
 PICK = st.integers(0, 11)
+HARMS = ("kill", "crash", "cut", "stall")
 
 
 class MoveMachine(RuleBasedStateMachine):
@@ -111,20 +112,26 @@ class MoveMachine(RuleBasedStateMachine):
         steps=st.integers(0, 5),
         pulls=st.booleans(),
         times=st.integers(1, 4),
+        harm=st.none() | st.sampled_from(HARMS),
     )
-    def a_context_moves(self, pick: int, to: int | None, precopy: bool, steps: int, pulls: bool, times: int) -> None:
+    def a_context_moves(
+        self, pick: int, to: int | None, precopy: bool, steps: int, pulls: bool, times: int, harm: str | None
+    ) -> None:
+        """Perhaps more than once; then `harm` may come to one of those that pull or keep KV."""
         request_id = self.on_legs()[pick % len(self.on_legs())]
         for n in range(times):
             destination = None if to is None or not self.live() else self.engine(to + n)
             self.world.move(request_id, destination, carry_kv=True, precopy=precopy)
             for _ in range(steps):
                 self.world.step_all(pulls=pulls)
+        if harm is not None and self.busy_ends():
+            self.lose(self.busy_ends()[pick % len(self.busy_ends())], harm)
 
     @precondition(lambda self: self.open_requests() and self.live())
     @rule(
         picks=st.lists(PICK, min_size=2, max_size=4),
         to=st.none() | PICK,
-        carry_kv=st.integers(0, 3).map(bool),
+        carry_kv=st.booleans(),
         precopy=st.booleans(),
     )
     def contexts_move_at_once(self, picks: list[int], to: int | None, carry_kv: bool, precopy: bool) -> None:
@@ -166,7 +173,7 @@ class MoveMachine(RuleBasedStateMachine):
         self.world.show()
 
     @precondition(lambda self: self.live())
-    @rule(pick=PICK, busy=st.booleans(), how=st.sampled_from(["kill", "crash", "cut", "stall"]), tell=st.booleans())
+    @rule(pick=PICK, busy=st.booleans(), how=st.sampled_from(HARMS), tell=st.booleans())
     def an_engine_is_lost(self, pick: int, busy: bool, how: str, tell: bool) -> None:
         """With `busy`, an end of a move, if there is one."""
         ends = self.busy_ends() if busy and self.busy_ends() else self.live()
