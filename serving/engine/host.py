@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 DRAIN_POLL_S = 0.1
 # Aborts remembered for outputs that were already on their way; a step's worth is enough.
 ABORTED_KEPT = 1_024
+ALIVE = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
 STALL_LOOK_S = 0.25
 STALL_LIMIT_S = 30.0
 """A core that stands still for longer than this is given up."""
@@ -242,11 +243,12 @@ def _local_processes(core: AsyncMPClient) -> list[psutil.Process]:
 
 
 def _sample(process: psutil.Process) -> tuple[float, bool]:
-    """CPU seconds so far, and whether its main thread runs or waits for a core only. (0, False) for a process that is
-    gone, which the core's end will tell."""
+    """CPU seconds so far, and whether its main thread runs, or waits only for a core or for the disk: a machine that
+    takes pages back makes processes read their own code again. (0, False) for a process that is gone, which the core's
+    end will tell."""
     try:
         with process.oneshot():
             times = process.cpu_times()
-            return float(times.user + times.system), process.status() == psutil.STATUS_RUNNING
+            return float(times.user + times.system), process.status() in ALIVE
     except psutil.NoSuchProcess:
         return 0.0, False

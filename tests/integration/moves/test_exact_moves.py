@@ -12,6 +12,7 @@ is part of what is compared: an answer that ends before its cut has none.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -132,16 +133,19 @@ async def counted(client: MovingClient, llm: AsyncLLM, name: str, params: dict[s
 async def test_moved_equals_unmoved(opened: tuple[MovingClient, AsyncLLM], case: str, depth: Depth) -> None:
     client, llm = opened
     params = CASES[case]
-    await client.cut()
-    unmoved = await counted(client, llm, f"{case}-unmoved", params)
+    names = itertools.count()
+
+    async def run_it() -> dict[str, Any]:
+        return await counted(client, llm, f"{case}-{depth}-{next(names)}", params)
+
+    unmoved = await client.run_cut(run_it)
     assert not client.moved
     length = max(map(len, unmoved["tokens"]))
     print(f"{case}: {length} tokens, {unmoved['finish']}")
     twice = AWAY_AND_BACK if length > max(AWAY_AND_BACK) else (1, length - 1)
     wrong = []
     for mode, cuts in runs([*((position,) for position in POSITIONS), twice], depth):
-        await client.cut(*cuts, mode=mode)
-        moved = await counted(client, llm, f"{case}-{mode}-{cuts}", params)
+        moved = await client.run_cut(run_it, *cuts, mode=mode)
         wrong += [f"{mode}, cut at {cuts}: {found}" for found in differences(moved, unmoved, tolerance=TOLERANCE[mode])]
         # A context that stops at a string may be handed off before the front end has seen the string.
         moves = client.moved if "stop" not in params else Counter({c: n for c, n in client.moved.items() if c < length})

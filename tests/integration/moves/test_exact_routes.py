@@ -121,8 +121,7 @@ async def test_moved_answer_equals_unmoved(
     opened: tuple[MovingClient, httpx.AsyncClient], case: str, depth: Depth
 ) -> None:
     client, http = opened
-    await client.cut()
-    unmoved = await ask(http, case)
+    unmoved = await client.run_cut(lambda: ask(http, case))
     contexts = CASES[case][1].get("n", 1)
     length = unmoved.output_tokens // contexts
     print(f"{case}: {unmoved.usage}, {str(unmoved.body)[:500]}")
@@ -131,8 +130,7 @@ async def test_moved_answer_equals_unmoved(
     middle = length // 2
     wrong = []
     for mode, cuts in runs([(1,), (2,), (middle,), (length - 1,), (2, middle + 1)], depth):
-        await client.cut(*cuts, mode=mode)
-        moved = await ask(http, case)
+        moved = await client.run_cut(lambda: ask(http, case), *cuts, mode=mode)
         wrong += [f"{mode}, cut at {cuts}: {found}" for found in differences(moved.body, unmoved.body, TOLERANCE[mode])]
         assert client.moved == Counter(dict.fromkeys(cuts, contexts)), f"cut at {cuts}: moved at {client.moved}"
         assert moved.moves["moves"] == moved.moves[mode] == len(cuts) * contexts, moved.moves
