@@ -26,7 +26,7 @@ test: install  ## every test that needs no GPU; ARGS go to pytest
 test-fast: install  ## the tests that take seconds
 	$(BIN)/pytest -m "not slow and not gpu and not bench" $(ARGS)
 
-chaos: install  ## kill and stop engines at every seam of a move; takes many minutes
+chaos: install  ## what takes too long for make test: harm at every seam of a move, the whole exactness matrix
 	$(BIN)/pytest -m chaos $(ARGS)
 
 check: install  ## format, lint, types, architecture
