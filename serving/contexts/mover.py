@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 COPY_MARK = "+"
 COPY_TIMEOUT_S = 30.0
 CUT_OVER_TIMEOUT_S = 5.0
+LOOK_INTERVAL_S = 0.002
+"""The shortest between two looks at a block that fills up: tokens that came in one burst make a step look like none."""
 
 Failpoint = Callable[[str], None]
 """Called with the name of a seam as it is passed. Tests crash or stop an engine there; otherwise it does nothing."""
@@ -146,7 +148,7 @@ class Mover:
         while running.is_on(leg_id, move) and self._clock.now_s() < give_up_s:
             if full_tokens(running.context.num_tokens, block_size_tokens) > tokens:
                 return
-            await self._clock.sleep(running.step_s / 4)
+            await self._clock.sleep(max(running.step_s / 4, LOOK_INTERVAL_S))
 
     async def _stage(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> bool:
         """Copy the full blocks beyond those of the stages so far; False when no more can follow."""
