@@ -18,6 +18,8 @@ from loadtest.types import Ending, Job, Limits
 NS_PER_S = 1_000_000_000
 # A timer that is this close costs more to arm than to wait for.
 ALMOST_DUE_NS = 20_000
+# Between two looks at the sockets. Writing takes longer than reading, and what waits to be read gets a wrong instant.
+SENDS_AT_ONCE = 32
 
 
 class Planned(NamedTuple):
@@ -64,6 +66,8 @@ class Driver:
         self._order = 0
         self._due: list[_Due] = []  # a heap
         self._held: deque[_Due] = deque()  # due, but no slot is free
+        self._unheld: deque[tuple[_Due, int]] = deque()  # a slot came free after so many ns; to be sent at once
+        self._will_send = False
         self._free: deque[Planned] = deque()  # to be sent whenever a slot is free
         self._later_turns: dict[int, deque[Planned]] = {}
         self._flights: dict[int, tuple[Planned, Flight]] = {}
@@ -128,8 +132,9 @@ class Driver:
         now_ns = self._now_ns()
         overdue = [due for due in self._due if due.at_ns <= now_ns]
         self.counts.due += len(overdue)
-        overdue += self._held
+        overdue += [*self._held, *(due for due, _ in self._unheld)]
         self._held.clear()
+        self._unheld.clear()
         self._due.clear()
         self._free.clear()
         self._later_turns.clear()
@@ -153,13 +158,28 @@ class Driver:
         self._send_due()
 
     def _send_due(self) -> None:
-        """Send all that is due; arm the timer for what comes next."""
+        """Send what is due, some requests at a time; arm the timer for what comes next."""
+        self._will_send = False
         due = self._due
-        while due and due[0].at_ns - ALMOST_DUE_NS <= self._now_ns():
-            self._send_or_hold(heapq.heappop(due))
+        for _ in range(SENDS_AT_ONCE):
+            if self._unheld:
+                self._send(*self._unheld.popleft())
+            elif due and due[0].at_ns - ALMOST_DUE_NS <= self._now_ns():
+                self._send_or_hold(heapq.heappop(due))
+            else:
+                break
+        else:
+            self._send_soon()
+            return
         if due:
             self._timer.arm(due[0].at_ns)
         self._finish_if_idle()
+
+    def _send_soon(self) -> None:
+        """After what has come was read: many streams may end at one instant, and the last must not wait for sends."""
+        if not self._will_send:
+            self._will_send = True
+            asyncio.get_running_loop().call_soon(self._send_due)
 
     def _send_or_hold(self, due: _Due) -> None:
         self.counts.due += 1
@@ -192,7 +212,6 @@ class Driver:
         self._finish_if_idle()
 
     def _go_on(self, job: Job, end_ns: int) -> None:
-        due_before = self._due[0] if self._due else None
         turns = self._later_turns.get(job.session)
         if turns:
             following = turns.popleft()
@@ -203,12 +222,12 @@ class Driver:
             self._push_free(end_ns)
         if self._held:
             due = self._held.popleft()
-            self._send(due, held_ns=max(0, end_ns - due.at_ns))
-        if self._due and self._due[0] is not due_before:
-            self._send_due()
+            self._unheld.append((due, max(0, end_ns - due.at_ns)))
+        if self._due or self._unheld:
+            self._send_soon()
 
     def _finish_if_idle(self) -> None:
-        if not self._flights and not self._due and not self._held:
+        if not (self._flights or self._due or self._held or self._unheld):
             self._done.set()
 
     async def _sweep(self) -> None:
@@ -223,7 +242,7 @@ class Driver:
             if self._last_send_ns is not None and now_ns > self._last_send_ns:
                 self._send_no_more("the time to send was over")
                 self._finish_if_idle()
-            if self._due or self._held or limits.drain_s is None:
+            if self._due or self._held or self._unheld or limits.drain_s is None:
                 drain_from_ns = None
             elif drain_from_ns is None:
                 drain_from_ns = now_ns

@@ -26,6 +26,7 @@ START_IN_NS = 50_000_000
 # Workers tell their progress every second; reading a long run may take a while between two messages.
 SILENT_AT_MOST_S = 120.0
 LOOK_EVERY_S = 0.2
+# For requests that come one after the other. Those that are due at once need a connection each anyway.
 MAX_WARM_CONNECTIONS = 512
 
 
@@ -212,11 +213,10 @@ def _warm_connections(spec: RunSpec) -> int:
     """At least one, so that an endpoint nobody listens on is found before the start."""
     if spec.warm_connections is not None:
         return max(1, spec.warm_connections)
-    if spec.limits.concurrency is not None:
-        expected = min(spec.limits.concurrency, len(spec.jobs))
-    else:
-        expected = sum(1 for job in spec.jobs if job.turn == 0 and (job.due_s or 0.0) < 1.0)
-    return max(1, min(expected, MAX_WARM_CONNECTIONS))
+    slots = spec.limits.concurrency if spec.limits.concurrency is not None else len(spec.jobs)
+    at_once = sum(1 for job in spec.jobs if job.turn == 0 and not job.due_s)
+    soon = sum(1 for job in spec.jobs if job.turn == 0 and job.due_s and job.due_s < 1.0)
+    return max(1, min(slots, at_once + min(soon, MAX_WARM_CONNECTIONS)))
 
 
 def _sum(all_counts: Iterable[Counts]) -> Counts:

@@ -24,7 +24,7 @@ class RunSpec:
     stall_ms: float = 1000.0
     """A gap above it is flagged as a stall."""
     warm_connections: int | None = None
-    """Connections opened before the start; None: as many as will probably be needed at first, up to 512."""
+    """Connections opened before the start; None: as many as the first second will probably need."""
     keep_text: bool = False
     spool_folder: Path | None = None
     """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""

@@ -26,7 +26,7 @@ from loadtest.truth.script import MODEL, After, Ask, Script, Step, plain, script
 LISTEN_BACKLOG = 4096
 READ_BYTES = 1 << 18
 # Between two looks at the sockets, so that a burst of steps does not keep requests waiting for long.
-STEPS_AT_ONCE = 64
+STEPS_AT_ONCE = 16
 REALTIME_PRIORITY = 10
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
