@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.contexts import mover, moves
+from serving.contexts.mover import COPY_MARK
 from serving.contexts.moves import BOUNDARY_WAIT_S, MAX_STAGES, Stage, copies_on, waits_for_boundary
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
@@ -39,6 +40,12 @@ async def started(fleet: Fleet, *names: str, before: int = 4) -> tuple[str, str]
     fleet[here].allow(before)
     await until(lambda: len(fleet.tokens["r"]) == before)
     return here, next(name for name in names if name != here)
+
+
+async def copied(fleet: Fleet, there: str) -> None:
+    """The first copy to this engine is done, so that the move waits for what comes next."""
+    await until(lambda: fleet[there].copies)
+    await until(lambda: not any(COPY_MARK in leg for leg in fleet.client.engines[there].legs))
 
 
 def finish(fleet: Fleet) -> None:
@@ -190,7 +197,7 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
     monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
     here, there = await started(fleet, "d1", "d2")
     moving = asyncio.create_task(move(fleet, there))
-    await until(lambda: fleet[there].copies)
+    await copied(fleet, there)
     to_boundary = FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1)
     fleet[here].allow(to_boundary - 1)
     await until(lambda: len(fleet.tokens["r"]) == 4 + to_boundary - 1)
@@ -225,7 +232,7 @@ async def test_a_busy_destination_recomputes_the_tail(fleet: Fleet, monkeypatch:
     await fleet.ask("other", prompt_tokens=SHORT, max_tokens=TOKENS, first_token=9)
     await until(lambda: fleet[there].adds)
     moving = asyncio.create_task(move(fleet, there))
-    await until(lambda: fleet[there].copies)
+    await copied(fleet, there)
     fleet[here].allow(FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1))
     assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
     finish(fleet)
@@ -239,7 +246,7 @@ async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypa
     monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
     here, there = await started(fleet, "d1", "d2", "d3")
     moving = asyncio.create_task(move(fleet, there))
-    await until(lambda: fleet[there].copies)
+    await copied(fleet, there)
     fleet[here].allow(FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1))
     assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
     await fleet.kill(there)
