@@ -42,7 +42,7 @@ def max_rate_rps(
     Exact to 2^-`halvings` of the rate at full load: a thousandth, by default.
 
     Load is linear in the rate, so the estimate at one request per second tells the rate at full load. Halving below
-    it works because every percentile rises with the rate.
+    it works where percentiles rise with the rate; where one dips, the rate found still keeps the goals.
     """
     load = np.atleast_1d(estimate_at(1.0).load)
     if not np.all(load > 0):

@@ -6,7 +6,9 @@ vary.
 
 An engine takes all that waits into one step, as far as the token budget goes, and they end together: with its own
 queue it is a gated server, `_gated`. Where a step holds one prompt only, that is M/G/1. Engines that share a queue are
-G/G/k by Allen-Cunneen, and a part of those who waited end with others.
+G/G/k by Allen-Cunneen, and a part of those who waited end with others: a rule of thumb, at worst some 25% off the
+simulator up to load 0.7. Where a step's fixed part is most of a prompt's time, percentiles of a shared queue may even
+dip a little as the rate rises; those of own queues never do.
 """
 
 from __future__ import annotations
