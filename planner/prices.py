@@ -31,7 +31,8 @@ class Offer(Document):
     on_demand_usd_per_hour: PositiveFloat | None = None
     spot_usd_per_hour: PositiveFloat | None = None
     spot_range_usd_per_hour: Row[PositiveFloat] | None = None
-    seen: date
+    # YAML readers hand dates over as dates or, where somebody took that resolver away, as texts.
+    seen: Annotated[date, Field(strict=False)]
     source: str = "stated by its file"
     confidence: Literal["high", "medium", "low", "stated"] = "stated"
 
