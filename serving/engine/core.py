@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.engine.plugin import ENDS_WITH_PARENT, SLEEPING_WAITS
+from serving.engine.plugin import SLEEPING_WAITS
 from serving.errors import ConfigError
 from serving.settings import EngineSettings
 from serving.types import EngineInfo, KvIdentity
@@ -29,7 +29,6 @@ ENGINE_ENV = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
-    ENDS_WITH_PARENT: "1",
 }
 CPU_ENGINE_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", SLEEPING_WAITS: "1"}
 

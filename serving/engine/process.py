@@ -12,6 +12,7 @@ from serving.clock import Clock
 from serving.engine import core
 from serving.engine.channel import ChannelKeys
 from serving.engine.core import CPU_ENGINE_ENV, ENGINE_ENV, ModelFiles
+from serving.engine.plugin import ENDS_WITH_PARENT
 from serving.errors import EngineStartFailed
 from serving.settings import EngineSettings
 
@@ -37,6 +38,7 @@ def engine_environment(spec: EngineSpec, *, host: str, side_channel_port: int) -
     """Environment of the engine's processes, as they inherit it."""
     return {
         **ENGINE_ENV,
+        ENDS_WITH_PARENT: "1",
         **(CPU_ENGINE_ENV if spec.on_cpu else {}),
         **spec.settings.env,
         "VLLM_NIXL_SIDE_CHANNEL_HOST": host,
