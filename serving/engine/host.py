@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, EngineCoreRequestType
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from serving.clock import Clock
@@ -212,11 +213,14 @@ class EngineHost:
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no gateway has a leg here and no other engine has blocks to pull; False when some still have after
         `timeout_s`."""
-        deadline_s = self._clock.now_s() + timeout_s
-        while self.dead is None and (self._owner or await self._core.call_utility_async("ferry_holds")):
-            if self._clock.now_s() >= deadline_s:
-                return False
-            await self._clock.sleep(DRAIN_POLL_S)
+        try:
+            async with asyncio.timeout(timeout_s):  # a core that stands still does not answer
+                while self.dead is None and (self._owner or await self._core.call_utility_async("ferry_holds")):
+                    await self._clock.sleep(DRAIN_POLL_S)
+        except TimeoutError:
+            return False
+        except EngineDeadError:
+            logger.warning("the core died while it drained; nothing is left to wait for")
         return True
 
     async def close(self, timeout_s: float = 5.0) -> None:
