@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 DRAIN_POLL_S = 0.1
 # Aborts remembered for outputs that were already on their way; a step's worth is enough.
 ABORTED_KEPT = 1_024
+HOLDS_TIMEOUT_S = 5.0
 ALIVE = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
 STALL_LOOK_S = 0.25
 STALL_LIMIT_S = 30.0
@@ -213,15 +214,21 @@ class EngineHost:
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no gateway has a leg here and no other engine has blocks to pull; False when some still have after
         `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):  # a core that stands still does not answer
-                while self.dead is None and (self._owner or await self._core.call_utility_async("ferry_holds")):
-                    await self._clock.sleep(DRAIN_POLL_S)
-        except TimeoutError:
-            return False
-        except EngineDeadError:
-            logger.warning("the core died while it drained; nothing is left to wait for")
+        deadline_s = self._clock.now_s() + timeout_s
+        while self.dead is None and (self._owner or await self._holds()):
+            if self._clock.now_s() >= deadline_s:
+                return False
+            await self._clock.sleep(DRAIN_POLL_S)
         return True
+
+    async def _holds(self) -> bool:
+        """Whether the core has requests or keeps blocks; one that stands still may, a dead one has nothing."""
+        try:
+            return bool(await asyncio.wait_for(self._core.call_utility_async("ferry_holds"), HOLDS_TIMEOUT_S))
+        except TimeoutError:
+            return True
+        except EngineDeadError:
+            return False
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Tell the gateways, then stop the core."""
