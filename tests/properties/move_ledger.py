@@ -90,9 +90,6 @@ class Ledger:
             if one.pull is not None and (one.request.abort_immediately or COPY_MARK not in one.leg_id):
                 self.unowed.add(one.pull["remote_request_id"])
 
-    def nobody_to_notify_through(self) -> None:
-        self.unowed |= {name for core in self._exchange.values() for name in core.kept}
-
     # ---- the books at the end
 
     def check(self, metric: Metric) -> None:

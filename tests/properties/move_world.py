@@ -140,14 +140,21 @@ class World:
             raise error
         if choose_decode(0, self.client.engines.candidates()) is not None:
             self._servable_s = self.loop.time()
-        if len(self.client.engines.all()) < 2:
-            self.ledger.nobody_to_notify_through()
+        self._forgive()
         self._check_legs()
         for move in self.moves:
             if move.done() and move.exception() is not None:
                 assert isinstance(move.exception(), EngineLost | RuntimeError), move.exception()
                 assert self.ledger.harmed
         assert self.client.in_flight == self.metric("requests_in_flight")
+
+    def _forgive(self) -> None:
+        """Note what only a lease frees: a client releases nothing at an engine that it takes for dead, and it needs
+        another engine to notify one through."""
+        for node in (node for node in self.nodes.values() if node.lives):
+            engine = self.client.engines.get(node.name)
+            if engine is None or engine.stalled or len(self.client.engines.all()) < 2:
+                self.ledger.unowed |= node.core.kept.keys()
 
     def _check_legs(self) -> None:
         """No engine that nobody harmed goes on with a leg that its context has left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -237,6 +237,7 @@ MoveMachine.TestCase.settings = settings(
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
+    phases=(Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestMoves = MoveMachine.TestCase
