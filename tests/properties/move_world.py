@@ -304,10 +304,6 @@ class World:
             for connection in self.connections(node.name) if node.lives else ():
                 connection.to_engine.let_go()
                 connection.to_client.let_go()
-        for node in (node for node in self.nodes.values() if not node.lives):
-            self.ledger.lost_with(node.core)
-            for message in (message for c in self.connections(node.name) for message in c.to_engine.waiting):
-                self.ledger.lost(message)
         self.start("d-last")
         self._step_until(lambda: all(asked.over for asked in self.ledger.asked.values()), limit_s=60.0)
         self._step_until(lambda: all(move.done() for move in self.moves), limit_s=60.0)
@@ -316,6 +312,10 @@ class World:
         for _ in range(24):
             self.step_all()
             self.advance(0.5)
+        for node in (node for node in self.nodes.values() if not node.lives):
+            self.ledger.lost_with(node.core)
+            for message in (message for c in self.connections(node.name) for message in c.to_engine.waiting):
+                self.ledger.lost(message)
         self._check_books()
         self._check_engines()
 
