@@ -203,10 +203,10 @@ class Mover:
             done.set_result(None)
 
     def lost(self, engine: Engine, reason: str) -> None:
-        """Copies to a lost engine fail at once."""
-        for copy_id in engine.legs & self._copies.keys():
-            if not self._copies[copy_id].done():
-                self._copies[copy_id].set_exception(EngineLost(reason))
+        """Copies to a lost engine fail at once, and those from it: nobody will answer their pulls."""
+        for copy_id, done in self._copies.items():
+            if not done.done() and not engine.legs.isdisjoint((copy_id, copy_id.rpartition(COPY_MARK)[0])):
+                done.set_exception(EngineLost(reason))
 
 
 def _token_ids(running: Running) -> list[int]:
