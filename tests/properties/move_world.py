@@ -251,6 +251,12 @@ class World:
             self.loop.advance(min(SLICE_S, left_s))
             self.check()
 
+    def declare(self, state: ReplicaState, *names: str) -> None:
+        """The controller says so of these engines."""
+        for name in names:
+            self.nodes[name].state = state
+        self.show()
+
     def kill(self, name: str) -> None:
         """The process and its machine are gone without a word."""
         node = self.nodes[name]
@@ -306,7 +312,7 @@ class World:
                 connection.to_client.let_go()
         self.start("d-last")
         self._step_until(lambda: all(asked.over for asked in self.ledger.asked.values()), limit_s=60.0)
-        self._step_until(lambda: all(move.done() for move in self.moves), limit_s=60.0)
+        self._step_until(lambda: all(move.done() for move in self.moves), limit_s=15.0)
         self._step_until(lambda: not self.client_tasks and self._views.empty(), limit_s=60.0)
         # Engines notice a peer that left them without a word after 10 s.
         for _ in range(24):
