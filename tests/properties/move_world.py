@@ -368,5 +368,8 @@ class World:
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
             self.loop.settle()
+            for move in self.moves:  # those that the close cut off have told nobody of their errors
+                if not move.cancelled():
+                    move.exception()
             self.loop.close()
             self._patch.undo()
