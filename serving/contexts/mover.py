@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.v1.serial_utils import MsgpackEncoder
@@ -49,6 +50,13 @@ def no_failpoint(_seam: str) -> None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    source: Engine
+    destination: Engine
+    done: asyncio.Future[None]
+
+
 class Mover:
     """The moves of one gateway. `release(kv)` frees blocks that nobody will pull."""
 
@@ -69,7 +77,7 @@ class Mover:
         # the destination answers: else the next one's bulk would go before its tail.
         self._turn = asyncio.Semaphore(moves_at_once)
         self._cutting_over: dict[str, asyncio.TimerHandle] = {}
-        self._copies: dict[str, asyncio.Future[None]] = {}
+        self._copies: dict[str, _Copy] = {}
         self._numbers = itertools.count(1)
 
     async def hand_off(self, running: Running, move: Move, source: Engine, *, precopy: bool) -> HandOff:
@@ -176,10 +184,13 @@ class Mover:
         if kv is None:
             return None
         request = copy_request(running.request, _token_ids(running), kv, copy_id)
-        done = self._copies[copy_id] = asyncio.get_running_loop().create_future()
+        done = asyncio.get_running_loop().create_future()
+        self._copies[copy_id] = _Copy(source, destination, done)
         destination.begin(copy_id, prefill_tokens=0, num_tokens=kv["remote_num_tokens"] - beyond_tokens)
         self._metrics.move_bytes.inc(bytes_carried(destination.replica.info, kv, beyond_tokens=beyond_tokens))
         try:
+            if not (self._answers(source) and self._answers(destination)):
+                raise EngineLost("lost while its source lent the blocks")
             await destination.link.add(Add(copy_id, 0, copies=True), list(self._encoder.encode(request)))
             self._reach("during_precopy")
             await asyncio.wait_for(done, COPY_TIMEOUT_S)
@@ -198,15 +209,18 @@ class Mover:
 
     def copied(self, leg_id: str) -> None:
         """The destination has answered: the blocks are in its prefix cache."""
-        done = self._copies.get(leg_id)
-        if done is not None and not done.done():
-            done.set_result(None)
+        copy = self._copies.get(leg_id)
+        if copy is not None and not copy.done.done():
+            copy.done.set_result(None)
 
     def lost(self, engine: Engine, reason: str) -> None:
-        """Copies to a lost engine fail at once."""
-        for copy_id in engine.legs & self._copies.keys():
-            if not self._copies[copy_id].done():
-                self._copies[copy_id].set_exception(EngineLost(reason))
+        """Copies to a lost engine fail at once, and those from it: nobody will answer their pulls."""
+        for copy in self._copies.values():
+            if (engine is copy.source or engine is copy.destination) and not copy.done.done():
+                copy.done.set_exception(EngineLost(reason))
+
+    def _answers(self, engine: Engine) -> bool:
+        return self._engines.get(engine.replica.replica_id) is engine and not engine.stalled
 
 
 def _token_ids(running: Running) -> list[int]:

@@ -76,6 +76,8 @@ class MemoryCore:
         self.resources = SimpleNamespace(engine_manager=None)
         self.alive, self.stalled, self.cpu_s = True, False, 0.0
         self.inbox: deque[tuple[str, Any, asyncio.Future[Any] | None]] = deque()
+        self.refused: list[EngineCoreRequest] = []
+        """What came after its death."""
         self.outbox: deque[tuple[Any, asyncio.Future[Any] | None]] = deque()
         self._outputs: asyncio.Queue[EngineCoreOutputs | None] = asyncio.Queue()
         self._decoder = MsgpackDecoder(EngineCoreRequest)
@@ -89,8 +91,11 @@ class MemoryCore:
     # ---- what EngineHost calls
 
     async def _send_input_message(self, message: tuple[Any, ...], _engine: bytes) -> None:
+        request = self._decoder.decode(list(message[1:]))
+        if not self.alive:
+            self.refused.append(request)
         self._ensure_alive()
-        self.inbox.append(("add", self._decoder.decode(list(message[1:])), None))
+        self.inbox.append(("add", request, None))
 
     async def abort_requests_async(self, leg_ids: list[str]) -> None:
         if leg_ids and self.alive:

@@ -85,13 +85,10 @@ class Ledger:
     def lost_with(self, core: MemoryCore) -> None:
         """What an engine had been told to pull or to release when it was lost; copies the client releases itself."""
         self.harmed = True
-        told = [sequence(what) for kind, what, _ in core.inbox if kind == "add"]
+        told = [sequence(what) for what in (*core.refused, *(what for kind, what, _ in core.inbox if kind == "add"))]
         for one in (*told, *core.sequences()):
             if one.pull is not None and (one.request.abort_immediately or COPY_MARK not in one.leg_id):
                 self.unowed.add(one.pull["remote_request_id"])
-
-    def nobody_to_notify_through(self) -> None:
-        self.unowed |= {name for core in self._exchange.values() for name in core.kept}
 
     # ---- the books at the end
 

@@ -140,14 +140,21 @@ class World:
             raise error
         if choose_decode(0, self.client.engines.candidates()) is not None:
             self._servable_s = self.loop.time()
-        if len(self.client.engines.all()) < 2:
-            self.ledger.nobody_to_notify_through()
+        self._forgive()
         self._check_legs()
         for move in self.moves:
             if move.done() and move.exception() is not None:
                 assert isinstance(move.exception(), EngineLost | RuntimeError), move.exception()
                 assert self.ledger.harmed
         assert self.client.in_flight == self.metric("requests_in_flight")
+
+    def _forgive(self) -> None:
+        """Note what only a lease frees: a client releases nothing at an engine that it takes for dead, and it needs
+        another engine to notify one through."""
+        for node in (node for node in self.nodes.values() if node.lives):
+            engine = self.client.engines.get(node.name)
+            if engine is None or engine.stalled or len(self.client.engines.all()) < 2:
+                self.ledger.unowed |= node.core.kept.keys()
 
     def _check_legs(self) -> None:
         """No engine that nobody harmed goes on with a leg that its context has left."""
@@ -244,6 +251,12 @@ class World:
             self.loop.advance(min(SLICE_S, left_s))
             self.check()
 
+    def declare(self, state: ReplicaState, *names: str) -> None:
+        """The controller says so of these engines."""
+        for name in names:
+            self.nodes[name].state = state
+        self.show()
+
     def kill(self, name: str) -> None:
         """The process and its machine are gone without a word."""
         node = self.nodes[name]
@@ -299,12 +312,16 @@ class World:
                 connection.to_client.let_go()
         self.start("d-last")
         self._step_until(lambda: all(asked.over for asked in self.ledger.asked.values()), limit_s=60.0)
-        self._step_until(lambda: all(move.done() for move in self.moves), limit_s=60.0)
+        self._step_until(lambda: all(move.done() for move in self.moves), limit_s=15.0)
         self._step_until(lambda: not self.client_tasks and self._views.empty(), limit_s=60.0)
         # Engines notice a peer that left them without a word after 10 s.
         for _ in range(24):
             self.step_all()
             self.advance(0.5)
+        for node in (node for node in self.nodes.values() if not node.lives):
+            self.ledger.lost_with(node.core)
+            for message in (message for c in self.connections(node.name) for message in c.to_engine.waiting):
+                self.ledger.lost(message)
         self._check_books()
         self._check_engines()
 
@@ -351,5 +368,8 @@ class World:
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
             self.loop.settle()
+            for move in self.moves:  # those that the close cut off have told nobody of their errors
+                if not move.cancelled():
+                    move.exception()
             self.loop.close()
             self._patch.undo()

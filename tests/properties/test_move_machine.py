@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -166,11 +166,38 @@ class MoveMachine(RuleBasedStateMachine):
             way.let_go()
         self.world.loop.settle()
 
+    @precondition(lambda self: self.on_legs() and len(self.live()) > 2)
+    @rule(pick=PICK, precopy=st.booleans(), at_source=st.booleans(), harm=st.sampled_from((*HARMS, "leave")))
+    def a_pull_is_under_way_at_a_loss(self, pick: int, precopy: bool, at_source: bool, harm: str) -> None:
+        """Of either end, or of the client; with `precopy` the pull is a copy's, without the next leg's."""
+        request_id = self.on_legs()[pick % len(self.on_legs())]
+        source = self.replica_of(request_id)
+        self.world.move(request_id, None, carry_kv=True, precopy=precopy)
+        for _ in range(3):
+            self.world.step_all(pulls=False)
+        pulling = [name for name in self.live() if self.world.nodes[name].core.pulling]
+        if harm == "leave":
+            self.world.abort(request_id)
+        elif pulling:
+            self.lose(source if at_source and source in self.live() else pulling[pick % len(pulling)], harm)
+
+    @precondition(lambda self: self.on_legs())
+    @rule(pick=PICK, leaves=st.booleans(), duration_s=st.sampled_from([0.1, 2.0, 4.0]))
+    def nothing_serves_during_a_handoff(self, pick: int, leaves: bool, duration_s: float) -> None:
+        request_id = self.on_legs()[pick % len(self.on_legs())]
+        engines = self.live()
+        self.world.declare(ReplicaState.DRAINING, *engines)
+        self.world.move(request_id, None, carry_kv=True, precopy=False)
+        self.world.step_all()
+        self.world.advance(duration_s)
+        if leaves:
+            self.world.abort(request_id)
+        self.world.declare(ReplicaState.READY, *engines)
+
     @precondition(lambda self: self.live())
     @rule(pick=PICK, state=st.sampled_from([ReplicaState.DRAINING, ReplicaState.READY]))
     def an_engine_drains_or_stays(self, pick: int, state: ReplicaState) -> None:
-        self.world.nodes[self.engine(pick)].state = state
-        self.world.show()
+        self.world.declare(state, self.engine(pick))
 
     @precondition(lambda self: self.live())
     @rule(pick=PICK, busy=st.booleans(), how=st.sampled_from(HARMS), tell=st.booleans())
@@ -237,6 +264,7 @@ MoveMachine.TestCase.settings = settings(
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
+    phases=(Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestMoves = MoveMachine.TestCase
