@@ -4,14 +4,25 @@ This front door is all that `serving` and `loadtest` may import.
 """
 
 from planner.config import shape_from_config
-from planner.files import folder_weight_bytes, read_json_object, read_shape, weight_files
+from planner.devices import Device, Devices, Figure, devices_from
+from planner.files import (
+    device,
+    folder_weight_bytes,
+    read_devices,
+    read_json_object,
+    read_shape,
+    weight_files,
+)
 from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.quantisation import Quantisation, quantisation
 from planner.types import PlannerError, dtype_bytes
 
 __all__ = [
+    "Device",
+    "Devices",
     "Experts",
+    "Figure",
     "Layer",
     "MemoryReport",
     "Mla",
@@ -19,10 +30,13 @@ __all__ = [
     "PlannerError",
     "Quantisation",
     "State",
+    "device",
+    "devices_from",
     "dtype_bytes",
     "folder_weight_bytes",
     "memory_report",
     "quantisation",
+    "read_devices",
     "read_json_object",
     "read_shape",
     "shape_from_config",

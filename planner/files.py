@@ -1,12 +1,16 @@
-"""The planner's only file access: it reads a model folder in Hugging Face layout."""
+"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, and the built-in data."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Hashable
 from pathlib import Path
 
+import yaml
+
 from planner.config import shape_from_config
+from planner.devices import Device, Devices, devices_from
 from planner.models import ModelShape
 from planner.types import PlannerError
 
@@ -14,6 +18,11 @@ INDEX_FILE = "model.safetensors.index.json"
 
 # The format's own bound on the header (safetensors README); anything above is another kind of file.
 MAX_HEADER_BYTES = 100_000_000
+
+# Ours are written by hand; more is another kind of file.
+MAX_DOCUMENT_BYTES = 4_000_000
+
+DATA = Path(__file__).parent / "data"
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -73,6 +82,59 @@ def tensor_bytes(path: Path) -> int:
     if 8 + header_bytes + data_bytes != file_bytes:
         raise _bad_file(path, f"is cut off: {file_bytes:,} of {8 + header_bytes + data_bytes:,} bytes")
     return data_bytes
+
+
+def read_devices(own: Path | None = None) -> Devices:
+    """The built-in catalogue, with the devices of the file `own` in front. Raises PlannerError."""
+    path = DATA / "devices.yaml"
+    devices = devices_from(read_yaml_object(path), file=path.name)
+    return devices.with_own(devices_from(read_yaml_object(own), file=str(own))) if own else devices
+
+
+def device(name: str) -> Device:
+    """A device of the built-in catalogue, by name, alias or `name:fraction`. Raises PlannerError."""
+    return read_devices().device(name)
+
+
+def read_yaml_object(path: Path) -> dict[str, object]:
+    """Raises PlannerError if the file cannot be read or is not one YAML mapping that says each key once."""
+    try:
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise _bad_document(path, f"is larger than {MAX_DOCUMENT_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8")
+        # An alias can make a short file expand without end, and no document of ours needs one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
+            raise _bad_document(path, "has an alias (*name)")
+        value = yaml.load(text, Loader=_EachKeyOnce)
+    except OSError as error:
+        raise _bad_document(path, f"cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _bad_document(path, f"cannot be read as YAML ({_one_line(error)})") from error
+    if not isinstance(value, dict):
+        raise _bad_document(path, "is not a YAML mapping")
+    return value
+
+
+class _EachKeyOnce(yaml.CSafeLoader):
+    """YAML lets a later key silently replace an earlier one. Here that is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} stands there twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return where + str(getattr(error, "problem", None) or error).splitlines()[0]
+
+
+def _bad_document(path: Path, problem: str) -> PlannerError:
+    return PlannerError(str(path), "", None, problem, f"correct {path.name}; examples stand in configs/")
 
 
 def _bad_file(path: Path, problem: str) -> PlannerError:
