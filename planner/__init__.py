@@ -13,6 +13,7 @@ from planner.files import (
     read_shape,
     weight_files,
 )
+from planner.library import PublicModel, public_models, shape_of_model
 from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.quantisation import Quantisation, quantisation
@@ -28,6 +29,7 @@ __all__ = [
     "Mla",
     "ModelShape",
     "PlannerError",
+    "PublicModel",
     "Quantisation",
     "State",
     "device",
@@ -35,10 +37,12 @@ __all__ = [
     "dtype_bytes",
     "folder_weight_bytes",
     "memory_report",
+    "public_models",
     "quantisation",
     "read_devices",
     "read_json_object",
     "read_shape",
     "shape_from_config",
+    "shape_of_model",
     "weight_files",
 ]

@@ -29,7 +29,7 @@ def shape_from_config(config: Mapping[str, object], *, file: str = "config.json"
         reader = Reader(config=text_config, file=file)
     model_type = reader.text("model_type", default=outer.text("model_type", default="unknown"))
     family, assumptions = _family(reader, model_type)
-    hidden_size = reader.count(reader.first("hidden_size", "n_embd"))
+    hidden_size = reader.count(reader.first("hidden_size", "n_embd", "n_embed"))
     heads = reader.count(reader.first("num_attention_heads", "n_head"))
     mla, experts = _mla(reader), _experts(reader, model_type)
     layers = layers_of(reader, model_type, has_experts=experts is not None)
@@ -79,9 +79,10 @@ def _kv_heads(reader: Reader, heads: int) -> int:
 
 
 def _head_dim(reader: Reader, hidden_size: int, heads: int) -> int:
-    if not reader.has("head_dim") and hidden_size % heads:
+    key = reader.first("head_dim", "attention_head_dim")
+    if not reader.has(key) and hidden_size % heads:
         raise reader.error("num_attention_heads", f"does not divide hidden_size = {hidden_size}, and no head_dim")
-    return reader.count("head_dim", default=hidden_size // heads)
+    return reader.count(key, default=hidden_size // heads)
 
 
 def _dense_width(reader: Reader, hidden_size: int) -> int:

@@ -56,6 +56,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3": _QWEN3,
         "qwen3_moe": _QWEN3,
         "qwen3_next": replace(_QWEN3, shared_gate=True, gated_attention=True),
+        "qwen3_5_text": replace(_QWEN3, gated_attention=True),
+        "qwen3_5_moe_text": replace(_QWEN3, shared_gate=True, gated_attention=True),
         "gemma2": replace(LLAMA, norms=4, tied=True),
         "gemma3": replace(_QWEN3, norms=4, tied=True),
         "gemma3_text": replace(_QWEN3, norms=4, tied=True),
