@@ -42,17 +42,6 @@ def read_json_object(path: Path) -> dict[str, object]:
     return value
 
 
-def read_yaml_object(path: Path) -> dict[str, object]:
-    """Raises PlannerError if the file cannot be read or is not a YAML mapping."""
-    try:
-        value = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise _bad_file(path, f"cannot be read as YAML ({error})") from error
-    if not isinstance(value, dict):
-        raise _bad_file(path, "is not a YAML mapping")
-    return value
-
-
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that hold the model, sorted; empty if there are none.
 

@@ -87,9 +87,9 @@ def serve(work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine) 
         busy = np.minimum(rate * times.prompt_s, MAX_BUSY)
         start_s = _start_s(co, load, engine, times, busy, places)
         tokens_s = times.decode_s * np.maximum(1.0, load.osl - 1)
-        way_s = np.where(per_rank > cap, 0.0, _way_s(co, load))  # a queue hides it
+        entry_s = np.where(per_rank > cap, 0.0, way_s(co, load))  # a queue hides it
         wanted = np.where(
-            closed, _closed_rate(places, start_s + way_s, tokens_s, times.prompt_s), load.rate_rps / work.dp
+            closed, _closed_rate(places, start_s + entry_s, tokens_s, times.prompt_s), load.rate_rps / work.dp
         )
         rate = rate + (np.minimum(wanted, MAX_BUSY / times.prompt_s) - rate) * DAMPING
         busy = np.minimum(rate * times.prompt_s, MAX_BUSY)
@@ -101,7 +101,7 @@ def serve(work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine) 
     burst_s = np.where(closed, BURST * (places - 1) * _burst_prompt_s(work, chip, co, load, engine, places), 0.0)
     return Served(
         tpot_s=tpot_s,
-        ttft_s=_way_s(co, load) + start_s + share * burst_s + queue_s,
+        ttft_s=way_s(co, load) + start_s + share * burst_s + queue_s,
         decode_step_s=times.decode_s,
         prompt_s=times.prompt_s,
         mixed_step_s=times.mixed_s,
@@ -162,7 +162,7 @@ def _burst_prompt_s(work: Work, chip: Chip, co: Coefficients, load: Load, engine
     return np.asarray(step(work, chip, co, batch).total_s / prompts)
 
 
-def _way_s(co: Coefficients, load: Load) -> Array:
+def way_s(co: Coefficients, load: Load) -> Array:
     return np.asarray(co.request_s + load.isl * co.prompt_token_s)
 
 
