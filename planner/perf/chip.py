@@ -43,6 +43,8 @@ MEASURED_REACH: Mapping[str, Reach] = MappingProxyType(
     }
 )
 TYPICAL_REACH = Reach()
+STREAM_4_BITS = 0.8  # the same tables: nvfp4 against fp8, small m
+UNPACKED_EXPERTS = 0.6  # 4-bit experts multiplied in 16 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,9 @@ class Chip(Table):
     products_16: Array
     products_packed: Array  # in the unit that the stored format multiplies in
     attention: Array
-    memory: Array
+    memory: Array  # streaming weights of 16 bits
+    memory_packed: Array  # streaming packed ones, in bytes as stored
+    memory_experts: Array
     kv: Array
     link: Array  # to a device of the same node, per direction, sheet value
     fabric: Array  # 1 where devices of a node have links of their own, 0 where they share PCIe
@@ -71,6 +75,8 @@ def chip_of(device: Device, stored: Quantisation) -> Chip:
         products_packed=device.peak_flops(unit) * share,
         attention=device.peak_flops("bf16") * reach.attention,
         memory=device.memory_bytes_per_s * reach.memory,
+        memory_packed=device.memory_bytes_per_s * reach.memory * _packed_share(stored, unit),
+        memory_experts=device.memory_bytes_per_s * reach.memory * _packed_share(stored, unit, experts=True),
         kv=device.memory_bytes_per_s * reach.kv,
         link=device.peer_bytes_per_s if device.has_scale_up or device.has("pcie_gb_s") else float("inf"),
         fabric=float(device.has_scale_up),
@@ -79,6 +85,13 @@ def chip_of(device: Device, stored: Quantisation) -> Chip:
         memory_bytes=device.memory_bytes,
         measured=float(device.whole in MEASURED_REACH),
     )
+
+
+def _packed_share(stored: Quantisation, unit: str, *, experts: bool = False) -> float:
+    """How much slower than 16-bit weights packed ones stream: more scales, and unpacking where the unit is missing."""
+    if stored.weight_bits > 4:
+        return 1.0
+    return UNPACKED_EXPERTS if experts and unit == "bf16" else STREAM_4_BITS
 
 
 def product_unit(device: Device, stored: Quantisation, reach: Reach) -> tuple[str, float]:

@@ -31,6 +31,8 @@ class Coefficients(Table):
     launch_layer_s: Array  # least time of a layer in a step with prefill, which no CUDA graph replays
     request_s: Array  # HTTP, tokeniser and first answer, once per request
     prompt_token_s: Array  # the same per prompt token
+    admit_s: Array  # the front end's time per request, which those that come at once wait for in turn
+    burst: Array  # mean place in the opening burst, as a share of its size
     bunching: Array  # how far requests of one length stay together, as a share of the worst
 
 
@@ -44,12 +46,12 @@ class Belief:
 
 BELIEFS: Mapping[str, Belief] = MappingProxyType(
     {
-        "memory": Belief(1.0, 0.15),
-        "experts": Belief(0.8, 0.25),
+        "memory": Belief(1.0, 0.1),
+        "experts": Belief(0.8, 0.2),
         "expert_products": Belief(0.4, 0.4),
-        "kv": Belief(0.8, 0.25),
-        "products": Belief(1.0, 0.2),
-        "attention": Belief(1.0, 0.25),
+        "kv": Belief(0.85, 0.15),
+        "products": Belief(1.0, 0.1),
+        "attention": Belief(1.0, 0.2),
         "link": Belief(0.4, 0.4),
         "layer_s": Belief(30e-6, 0.4),
         "packed_layer_s": Belief(8e-6, 0.5),
@@ -60,6 +62,8 @@ BELIEFS: Mapping[str, Belief] = MappingProxyType(
         "launch_layer_s": Belief(0.25e-3, 0.6),
         "request_s": Belief(30e-3, 0.5),
         "prompt_token_s": Belief(4e-6, 0.7),
+        "admit_s": Belief(2e-3, 0.5),
+        "burst": Belief(0.65, 0.25),
         "bunching": Belief(1.0, 0.3),
     }
 )

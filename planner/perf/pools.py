@@ -9,7 +9,6 @@ from planner.perf.chip import Chip
 from planner.perf.coefficients import Coefficients
 from planner.perf.roofline import Batch, step
 from planner.perf.serving import (
-    BURST,
     MAX_BUSY,
     SHORTEST_S,
     Engine,
@@ -35,7 +34,7 @@ def serve_pools(
     cap = np.maximum(1.0, np.minimum(engine.max_sequences, engine.kv_tokens / context_tokens(load)))
     prompt_s = _prompt_alone_s(prefill, chip, co, load, engine)
     most = MAX_BUSY * prefill_ranks / prompt_s
-    burst_s = np.where(closed, BURST * np.maximum(0.0, load.concurrency / prefill_ranks - 1) * prompt_s, 0.0)
+    burst_s = np.where(closed, co.burst * np.maximum(0.0, load.concurrency / prefill_ranks - 1) * (prompt_s + co.admit_s), 0.0)
     share = np.where(closed, 1 / load.prompts_per_client, 0.0)
     tokens = np.maximum(1.0, load.osl - 1)
     move_s = TRANSFER_S + load.isl * decode.kv_bytes_held * decode.pp / (

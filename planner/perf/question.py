@@ -24,6 +24,8 @@ LARGE_DEVICE_BYTES = 70 * GIB
 LARGE_BUDGET, SMALL_BUDGET = 8192, 2048
 LARGE_SEQUENCES, SMALL_SEQUENCES = 1024, 256
 
+# Enough per rank to keep any engine full; what offline loads of unlimited size come down to.
+OFFLINE_CLIENTS = 2048.0
 UNBOUNDED = float("inf")
 
 LoadKind = Literal["concurrency", "request_rate", "batch", "offline"]
@@ -98,10 +100,11 @@ class Question:
     def load_row(self, share: float = 1.0) -> Load:
         """What arrives at one of `1/share` replicas."""
         closed = self.kind != "request_rate"
+        clients = OFFLINE_CLIENTS * self.layout.dp if self.kind == "offline" else self.load * share
         return Load.row(
             isl=self.isl,
             osl=self.osl,
-            concurrency=self.load * share if closed else UNBOUNDED,
+            concurrency=clients if closed else UNBOUNDED,
             rate_rps=0.0 if closed else self.load * share,
             prompts_per_client=self.prompts_per_client,
             spread=self.spread,

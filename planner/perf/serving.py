@@ -20,7 +20,6 @@ from planner.perf.work import Work
 ROUNDS = 60
 DAMPING = 0.5
 MAX_BUSY = 0.98
-BURST = 0.55  # mean place of a request in the opening burst, as a share of its size
 DISPERSAL = 0.84
 LOOSE, LOOSER = 0.6, 0.035
 SMALLEST_CHUNK = 64.0  # tokens
@@ -98,7 +97,8 @@ def serve(work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine) 
         running = running + (now - running) * DAMPING
     share = np.where(closed, 1 / load.prompts_per_client, 0.0)
     queue_s = np.where(closed, np.maximum(0.0, per_rank - cap) / rate, 0.0) * (1 - share / 2)
-    burst_s = np.where(closed, BURST * (places - 1) * _burst_prompt_s(work, chip, co, load, engine, places), 0.0)
+    each_s = _burst_prompt_s(work, chip, co, load, engine, places) + co.admit_s
+    burst_s = np.where(closed, co.burst * (places - 1) * each_s, 0.0)
     return Served(
         tpot_s=tpot_s,
         ttft_s=way_s(co, load) + start_s + share * burst_s + queue_s,

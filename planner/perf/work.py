@@ -54,6 +54,7 @@ class Work(Table):
     hidden_size: Array
     heads: Array  # query heads on this device
     dense_bytes: Array  # read in every step, whatever the batch
+    packed_bytes: Array  # those of `dense_bytes` that are stored below 16 bits
     dense_flops_16: Array  # per token, in 16-bit units
     dense_flops_packed: Array  # per token, in the unit of the packed format
     head_bytes: Array
@@ -114,6 +115,7 @@ def work_of(shape: ModelShape, layout: Layout, stored: Quantisation, *, kv_dtype
         hidden_size=shape.hidden_size,
         heads=shape.num_attention_heads / layout.tp,
         dense_bytes=sums.dense,
+        packed_bytes=sums.packed,
         dense_flops_16=2.0 * sums.plain_params,
         dense_flops_packed=2.0 * sums.packed_params,
         head_bytes=sums.embedding if tied else sums.head,
@@ -129,7 +131,7 @@ class _Sums:
 
     def __init__(self, split: Split, stored: Quantisation, plain_bytes: int) -> None:
         self.split, self.stored, self.plain_bytes = split, stored, plain_bytes
-        self.dense = self.head = self.embedding = 0.0
+        self.dense = self.packed = self.head = self.embedding = 0.0
         self.plain_params = self.packed_params = self.head_params = self.embedding_params = 0.0
 
     def add(self, tensor: Tensor) -> None:
@@ -144,6 +146,7 @@ class _Sums:
         elif tensor.part != "experts":
             self.dense += held_bytes
             if _is_packed(tensor, self.stored):
+                self.packed += held_bytes
                 self.packed_params += params
             else:
                 self.plain_params += params
