@@ -24,27 +24,38 @@ class Reach:
     attention: float = 0.45
     memory: float = 0.75
     kv: float = 0.80
+    kv_8: float = 0.75
 
 
-# Medians of operator timings that AIConfigurator 0.12 (Apache-2.0) ships for vLLM's kernels; see `Chip.rung`.
+# Medians of operator timings that AIConfigurator 0.12 (Apache-2.0) ships for vLLM's kernels. Its small products are
+# part latency, which we count per layer, so `memory` is a little higher where memory is fast.
 MEASURED_REACH: Mapping[str, Reach] = MappingProxyType(
     {
-        "a100_sxm": Reach(products_16=0.80, attention=0.50, memory=0.72, kv=0.70),
-        "h100_sxm": Reach(products_16=0.75, products_8=0.54, attention=0.50, memory=0.80, kv=0.84),
-        "h200_sxm": Reach(products_16=0.75, products_8=0.58, attention=0.50, memory=0.75, kv=0.78),
-        "b200_sxm": Reach(products_16=0.67, products_8=0.45, products_4=0.42, attention=0.42, memory=0.70, kv=0.81),
-        "b300_sxm": Reach(products_16=0.72, products_8=0.47, products_4=0.35, attention=0.48, memory=0.70, kv=0.80),
-        "gb200": Reach(products_16=0.66, products_8=0.44, products_4=0.40, attention=0.40, memory=0.69, kv=0.80),
-        "gb300": Reach(products_16=0.66, products_8=0.44, products_4=0.35, attention=0.40, memory=0.69, kv=0.80),
-        "l40s": Reach(products_16=0.60, products_8=0.48, attention=0.46, memory=0.79, kv=0.80),
+        "a100_sxm": Reach(products_16=0.80, attention=0.50, memory=0.75, kv=0.70),
+        "h100_sxm": Reach(products_16=0.75, products_8=0.54, attention=0.50, memory=0.80, kv=0.84, kv_8=0.74),
+        "h200_sxm": Reach(products_16=0.75, products_8=0.58, attention=0.50, memory=0.80, kv=0.78, kv_8=0.56),
+        "b200_sxm": Reach(
+            products_16=0.67, products_8=0.45, products_4=0.42, attention=0.42, memory=0.76, kv=0.81, kv_8=0.78
+        ),
+        "b300_sxm": Reach(
+            products_16=0.72, products_8=0.47, products_4=0.35, attention=0.48, memory=0.76, kv=0.80, kv_8=0.79
+        ),
+        "gb200": Reach(
+            products_16=0.66, products_8=0.44, products_4=0.40, attention=0.40, memory=0.76, kv=0.80, kv_8=0.78
+        ),
+        "gb300": Reach(
+            products_16=0.66, products_8=0.44, products_4=0.35, attention=0.40, memory=0.76, kv=0.80, kv_8=0.78
+        ),
+        "l40s": Reach(products_16=0.60, products_8=0.48, attention=0.46, memory=0.79, kv=0.80, kv_8=0.78),
         "rtx_pro_6000_server": Reach(
-            products_16=0.80, products_8=0.72, products_4=0.60, attention=0.55, memory=0.80, kv=0.80
+            products_16=0.80, products_8=0.72, products_4=0.60, attention=0.55, memory=0.80, kv=0.80, kv_8=0.80
         ),
     }
 )
 TYPICAL_REACH = Reach()
 STREAM_4_BITS = 0.8  # the same tables: nvfp4 against fp8, small m
-UNPACKED_EXPERTS = 0.6  # 4-bit experts multiplied in 16 bits
+# 4-bit experts multiplied in 16 bits; others than these run in Marlin kernels, which were made for Ampere.
+UNPACKED_EXPERTS: Mapping[str, float] = MappingProxyType({"mxfp4": 0.6})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +77,7 @@ class Chip(Table):
     measured: Array  # 1 where the reach was measured on this device
 
 
-def chip_of(device: Device, stored: Quantisation) -> Chip:
+def chip_of(device: Device, stored: Quantisation, *, packed_kv: bool = False) -> Chip:
     """One row. Raises PlannerError if a needed figure of the device is missing."""
     reach = MEASURED_REACH.get(device.whole, TYPICAL_REACH)
     unit, share = product_unit(device, stored, reach)
@@ -77,7 +88,7 @@ def chip_of(device: Device, stored: Quantisation) -> Chip:
         memory=device.memory_bytes_per_s * reach.memory,
         memory_packed=device.memory_bytes_per_s * reach.memory * _packed_share(stored, unit),
         memory_experts=device.memory_bytes_per_s * reach.memory * _packed_share(stored, unit, experts=True),
-        kv=device.memory_bytes_per_s * reach.kv,
+        kv=device.memory_bytes_per_s * (reach.kv_8 if packed_kv else reach.kv),
         link=device.peer_bytes_per_s if device.has_scale_up or device.has("pcie_gb_s") else float("inf"),
         fabric=float(device.has_scale_up),
         network=device.rdma_bytes_per_s if device.has("rdma_gb_s") else float("inf"),
@@ -91,7 +102,9 @@ def _packed_share(stored: Quantisation, unit: str, *, experts: bool = False) -> 
     """How much slower than 16-bit weights packed ones stream: more scales, and unpacking where the unit is missing."""
     if stored.weight_bits > 4:
         return 1.0
-    return UNPACKED_EXPERTS if experts and unit == "bf16" else STREAM_4_BITS
+    if experts:
+        return UNPACKED_EXPERTS.get(stored.name, 0.35) if unit == "bf16" else 1.0
+    return STREAM_4_BITS
 
 
 def product_unit(device: Device, stored: Quantisation, reach: Reach) -> tuple[str, float]:

@@ -117,7 +117,9 @@ def estimates(prepared: Prepared, calibration: Calibration) -> list[Estimate]:
         prepared.work,
         prepared.chip,
         co,
-        Batch(decoding=each, context=context_tokens(prepared.load), prefill=none, pairs=none, prompts=none),
+        Batch(
+            decoding=each, context=context_tokens(prepared.load), prefill=none, pairs=none, prompts=none, others=each
+        ),
     )
     causes = ("weights_s", "experts_s", "attention_s", "state_s", "links_s", "overhead_s")
     answers = []
@@ -183,15 +185,15 @@ def _percentiles(spread: Spread, row: int) -> Percentiles:
 def _limit(served: Served, prepared: Prepared, row: int) -> str:
     if served.queue_s[row] > 0:
         memory = prepared.engine.max_sequences[row] > served.cap[row]
-        return f"requests queue: {'the KV cache holds' if memory else 'max_num_seqs allows'} {served.cap[row]:.0f} of them"
+        return (
+            f"requests queue: {'the KV cache holds' if memory else 'max_num_seqs allows'} {served.cap[row]:.0f} of them"
+        )
     if served.busy[row] > SATURATED_BUSY:
         return "saturated: prompts come faster than they can be prefilled"
     return "none"
 
 
-def _load(
-    concurrency: float | None, request_rate: float | None, batch: float | None
-) -> tuple[LoadKind, float]:
+def _load(concurrency: float | None, request_rate: float | None, batch: float | None) -> tuple[LoadKind, float]:
     given: list[tuple[LoadKind, float]] = []
     if concurrency is not None:
         given.append(("concurrency", concurrency))

@@ -34,7 +34,9 @@ def serve_pools(
     cap = np.maximum(1.0, np.minimum(engine.max_sequences, engine.kv_tokens / context_tokens(load)))
     prompt_s = _prompt_alone_s(prefill, chip, co, load, engine)
     most = MAX_BUSY * prefill_ranks / prompt_s
-    burst_s = np.where(closed, co.burst * np.maximum(0.0, load.concurrency / prefill_ranks - 1) * (prompt_s + co.admit_s), 0.0)
+    burst_s = np.where(
+        closed, co.burst * np.maximum(0.0, load.concurrency / prefill_ranks - 1) * (prompt_s + co.admit_s), 0.0
+    )
     share = np.where(closed, 1 / load.prompts_per_client, 0.0)
     tokens = np.maximum(1.0, load.osl - 1)
     move_s = TRANSFER_S + load.isl * decode.kv_bytes_held * decode.pp / (
@@ -81,7 +83,9 @@ def serve_batch(work: Work, chip: Chip, co: Coefficients, load: Load, engine: En
     chunks = places * load.isl / chunk
     decoding = np.zeros_like(places)
     pairs = chunk * np.minimum(load.isl, chunk) / 2 * np.maximum(1.0, load.isl / chunk)
-    first = Batch(decoding=decoding, context=load.isl, prefill=chunk, pairs=pairs, prompts=places / chunks)
+    first = Batch(
+        decoding=decoding, context=load.isl, prefill=chunk, pairs=pairs, prompts=places / chunks, others=chunk
+    )
     prefill_s = step(work, chip, co, first).total_s * chunks
     tpot_s = _decode_s(work, chip, co, load, places)
     wave_s = prefill_s + np.maximum(0.0, load.osl - 1) * tpot_s
@@ -108,7 +112,9 @@ def _prompt_alone_s(work: Work, chip: Chip, co: Coefficients, load: Load, engine
     chunk = np.minimum(load.isl, engine.budget_tokens)
     chunks = load.isl / chunk
     none = np.zeros_like(chunk)
-    batch = Batch(decoding=none, context=load.isl, prefill=chunk, pairs=load.isl**2 / 2 / chunks, prompts=1 / chunks)
+    batch = Batch(
+        decoding=none, context=load.isl, prefill=chunk, pairs=load.isl**2 / 2 / chunks, prompts=1 / chunks, others=chunk
+    )
     # Pipeline stages take prompts one after another, so a prompt waits for pp of them and delays others by one.
     return np.asarray(step(work, chip, co, batch).total_s * chunks)
 
@@ -116,5 +122,5 @@ def _prompt_alone_s(work: Work, chip: Chip, co: Coefficients, load: Load, engine
 def _decode_s(work: Work, chip: Chip, co: Coefficients, load: Load, running: Array) -> Array:
     none = np.zeros_like(running)
     each = np.maximum(1.0, running / work.pp)
-    batch = Batch(decoding=each, context=context_tokens(load), prefill=none, pairs=none, prompts=none)
+    batch = Batch(decoding=each, context=context_tokens(load), prefill=none, pairs=none, prompts=none, others=each)
     return step(work, chip, co, batch).total_s

@@ -70,7 +70,7 @@ class Question:
         return work_of(self.shape, layout or self.layout, self.stored, kv_dtype=self.kv_dtype)
 
     def chip(self) -> Chip:
-        return chip_of(self.device, self.stored)
+        return chip_of(self.device, self.stored, packed_kv=self.kv_dtype.startswith("fp8"))
 
     def engine_limits(self, work: Work) -> Engine:
         """Raises PlannerError if the weights leave no room for a single request."""

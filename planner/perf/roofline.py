@@ -20,6 +20,7 @@ OVERLAP = 2.5  # sharpness of the roofline's corner
 # Experts are not equally liked: the mean of each fifth, from the rarest to the most used, of a log-normal spread.
 POPULARITY = (0.29, 0.52, 0.79, 1.2, 2.2)
 MOST_LIKED = 0.999
+UNEVEN = 0.95  # their standard deviation over their mean
 PCIE_SHARE = 0.6  # of the link coefficient: PCIe collectives stage through the host
 PCIE_REDUCE = 3.0  # and start later
 LONGEST = 1e9  # tokens; a window that never binds
@@ -38,6 +39,7 @@ class Batch(Table):
     prefill: Array
     pairs: Array
     prompts: Array
+    others: Array  # tokens that the other ranks bring to experts they share with this one, per rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ def step(work: Work, chip: Chip, co: Coefficients, batch: Batch) -> Step:
     """The step of each configuration; with prefill it lasts at least as long as launching its kernels takes."""
     tokens = batch.decoding + batch.prefill
     weights_s = _dense_s(work, chip, co, tokens, batch.decoding + batch.prompts)
-    experts_s = _experts_s(work, chip, co, tokens)
+    experts_s = _experts_s(work, chip, co, batch)
     attention_s = _decode_attention_s(work, chip, co, batch) + _prefill_attention_s(work, chip, co, batch)
     state_s = batch.decoding * 2 * work.state_bytes / (chip.kv * co.kv) + tokens * work.state_flops / chip.attention
     links_s = _links_s(work, chip, co, tokens)
@@ -92,19 +94,22 @@ def _dense_s(work: Work, chip: Chip, co: Coefficients, tokens: Array, sampled: A
     return soft_max(memory_s, tokens * (compute_16 + compute_packed), OVERLAP) + head_s
 
 
-def _experts_s(work: Work, chip: Chip, co: Coefficients, tokens: Array) -> Array:
-    """Distinct experts are read once; a token's copies go to all the devices that share the experts."""
-    everyone = tokens * work.dp
+def _experts_s(work: Work, chip: Chip, co: Coefficients, batch: Batch) -> Array:
+    """Distinct experts are read once; a token's copies go to all the devices that share the experts.
+
+    Whoever holds the best liked experts is the last to finish: the largest of `ep` sums of many lognormal numbers.
+    """
+    tokens = batch.decoding + batch.prefill
+    everyone = tokens + batch.others * (work.dp - 1)
     here = work.experts / work.ep
     chance = np.divide(work.experts_per_token, work.experts, out=np.zeros_like(tokens), where=work.experts > 0)
-    untouched = [
-        np.exp(everyone * np.log1p(-np.minimum(chance * popularity, MOST_LIKED))) for popularity in POPULARITY
-    ]
+    untouched = [np.exp(everyone * np.log1p(-np.minimum(chance * popularity, MOST_LIKED))) for popularity in POPULARITY]
     touched = here * (1 - sum(untouched) / len(POPULARITY))
     memory_s = touched * work.expert_bytes / (chip.memory_experts * co.memory * co.experts)
     rate = np.where(work.experts_packed > 0, chip.products_packed, chip.products_16) * co.products * co.expert_products
     compute_s = everyone * work.experts_per_token / work.ep * work.expert_flops / rate
-    return soft_max(memory_s, compute_s, OVERLAP)
+    uneven = 1 + UNEVEN * np.sqrt(2 * np.log(work.ep) / np.maximum(1.0, here))
+    return soft_max(memory_s, compute_s, OVERLAP) * uneven
 
 
 def _decode_attention_s(work: Work, chip: Chip, co: Coefficients, batch: Batch) -> Array:

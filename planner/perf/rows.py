@@ -103,9 +103,7 @@ def _split(row: Mapping[str, str]) -> Split | None:
     if replicas is None:
         raise _error("pd_split", word, "not a split such as 1P3D", "write replicas of prefill and decode")
     prefill, decode = _pool_layout(row, "P"), _pool_layout(row, "D")
-    return Split(
-        prefill_replicas=int(replicas[1]), decode_replicas=int(replicas[2]), prefill=prefill, decode=decode
-    )
+    return Split(prefill_replicas=int(replicas[1]), decode_replicas=int(replicas[2]), prefill=prefill, decode=decode)
 
 
 def _pool_layout(row: Mapping[str, str], pool: str) -> Layout:

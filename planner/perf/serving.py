@@ -22,6 +22,7 @@ DAMPING = 0.5
 MAX_BUSY = 0.98
 DISPERSAL = 0.84
 LOOSE, LOOSER = 0.6, 0.035
+APART = 0.7  # share of prompts of which no other rank has one at the same time
 SMALLEST_CHUNK = 64.0  # tokens
 SHORTEST_S = 1e-9
 
@@ -133,7 +134,7 @@ def _step_times(
 ) -> _Times:
     context, none = context_tokens(load), np.zeros_like(running)
     each = np.maximum(1.0, running / work.pp)  # sequences of one micro-batch; stages work on pp of them at once
-    plain = Batch(decoding=each, context=context, prefill=none, pairs=none, prompts=none)
+    plain = Batch(decoding=each, context=context, prefill=none, pairs=none, prompts=none, others=each)
     decode_s = step(work, chip, co, plain).total_s
     room = np.maximum(SMALLEST_CHUNK, engine.budget_tokens - each)
     chunk = np.minimum(load.isl, room)
@@ -147,10 +148,13 @@ def _step_times(
             prefill=chunk * together,
             pairs=load.isl**2 / 2 / chunks * together,
             prompts=together / chunks,
+            others=each,
         )
         mixed_s = step(work, chip, co, mixed).total_s
         last, together = together, np.clip(rate * mixed_s, 1.0, most)
-    prompt_s = np.maximum(SHORTEST_S, (mixed_s - decode_s) * chunks / last) / work.pp
+    # Ranks step together, so a prompt on one holds up the others, unless theirs come in the same step.
+    shared = 1 + (work.dp - 1) * APART
+    prompt_s = np.maximum(SHORTEST_S, (mixed_s - decode_s) * chunks / last) / work.pp * shared
     return _Times(decode_s=decode_s, prompt_s=prompt_s, mixed_s=mixed_s * chunks)
 
 
@@ -158,7 +162,14 @@ def _burst_prompt_s(work: Work, chip: Chip, co: Coefficients, load: Load, engine
     """Time per prompt while the opening burst is prefilled: full budgets, and half of the places decode by then."""
     prefill = np.minimum(engine.budget_tokens, places * load.isl)
     prompts = prefill / load.isl
-    batch = Batch(decoding=places / 2, context=load.isl, prefill=prefill, pairs=prefill * load.isl / 2, prompts=prompts)
+    batch = Batch(
+        decoding=places / 2,
+        context=load.isl,
+        prefill=prefill,
+        pairs=prefill * load.isl / 2,
+        prompts=prompts,
+        others=places / 2 + prefill,
+    )
     return np.asarray(step(work, chip, co, batch).total_s / prompts)
 
 

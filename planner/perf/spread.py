@@ -43,8 +43,12 @@ def ttft_spread(served: Served, load: Load) -> Spread:
     varied_s = np.clip(served.start_s - served.mixed_step_s, 0.0, None) + WAY_TAIL * (base_s - served.start_s)
     steady = (base_s - varied_s)[:, None] + varied_s[:, None] * tail
     # After the burst of those that found a place, all others queue, each about as long.
-    queued = np.where(share < 1, served.queue_s / np.maximum(1e-9, 1 - share * served.cap / np.maximum(
-        served.cap, np.where(closed, load.concurrency, 1.0))), served.queue_s)
+    queued = np.where(
+        share < 1,
+        served.queue_s
+        / np.maximum(1e-9, 1 - share * served.cap / np.maximum(served.cap, np.where(closed, load.concurrency, 1.0))),
+        served.queue_s,
+    )
     waits = queued[:, None] * (1 + QUEUE_HALF_WIDTH * (2 * even - 1))
     later = steady + waits
     opening = base_s[:, None] + 2 * served.burst_s[:, None] * even

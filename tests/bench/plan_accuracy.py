@@ -88,7 +88,9 @@ def _table(
 def _others(rows: list[Row], vllm: Measured) -> None:
     """Other engines: the base of vLLM, and engine corrections fitted without the model."""
     data, refused = measured([row for row in rows if closed_loop(row) and engine_family(row["engine"]) != "vllm"])
-    print(f"\nOther engines ({len(refused)} rows refused), TPOT / TTFT: vLLM's base; with engine corrections, model held out")
+    print(
+        f"\nOther engines ({len(refused)} rows refused), TPOT / TTFT: vLLM's base; with engine corrections, model held out"
+    )
     base = fitted(vllm)
     plain = data.errors(base)
     corrected = tuple(np.full(len(data.rows), np.nan) for _ in range(2))
@@ -104,7 +106,9 @@ def _others(rows: list[Row], vllm: Measured) -> None:
 
 def _percentiles(rows: list[Row]) -> None:
     """Open-loop rows, never fitted on: predicted against measured tails."""
-    checked = [row for row in rows if row["load_kind"].startswith("poisson") and row["source"][:3] in ("MLP", "LLM", "BLI")]
+    checked = [
+        row for row in rows if row["load_kind"].startswith("poisson") and row["source"][:3] in ("MLP", "LLM", "BLI")
+    ]
     print("\nOpen loop, never fitted (predicted / measured): TTFT P50, P99; TPOT P50, P99; ms")
     for row, answer in zip(checked, estimate_rows(checked), strict=True):
         names = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms")

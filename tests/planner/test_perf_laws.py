@@ -30,7 +30,9 @@ batches = st.floats(1, 2_000)
 def step_s(
     work: Work, chip: Chip, *, decoding: float = 8, context: float = 1000, prefill: float = 0, pairs: float = 0
 ) -> float:
-    batch = Batch.row(decoding=decoding, context=context, prefill=prefill, pairs=pairs, prompts=float(prefill > 0))
+    batch = Batch.row(
+        decoding=decoding, context=context, prefill=prefill, pairs=pairs, prompts=float(prefill > 0), others=decoding
+    )
     return float(step(work, chip, rows_of(beliefs(), 1), batch).total_s[0])
 
 
@@ -88,7 +90,7 @@ def test_a_step_reads_each_weight_at_most_once(model: str, decoding: float) -> N
     bare = replace(chip, memory=np.array([1.0]), memory_packed=np.array([1.0]), memory_experts=np.array([1.0]))
     endless = {name: np.array([1e30]) for name in ("products_16", "products_packed", "attention", "kv", "link")}
     co = replace(rows_of(beliefs(), 1), memory=np.array([1.0]), experts=np.array([1.0]))
-    batch = Batch.row(decoding=decoding, context=1, prefill=0, pairs=0, prompts=0)
+    batch = Batch.row(decoding=decoding, context=1, prefill=0, pairs=0, prompts=0, others=decoding)
     parts = step(work, replace(bare, **endless), co, batch)
     read_bytes = float((parts.weights_s + parts.experts_s)[0])
     embeddings = shape.params_by_part()["embedding"]

@@ -89,7 +89,9 @@ def test_data_parallel_attention_is_read_as_its_tables_write_it() -> None:
     assert question.layout == Layout(tp=1, dp=4, ep=4)
 
 
-@pytest.mark.parametrize("loads", [{}, {"concurrency": 4, "batch": 4}, {"concurrency": 0}, {"request_rate": float("nan")}])
+@pytest.mark.parametrize(
+    "loads", [{}, {"concurrency": 4, "batch": 4}, {"concurrency": 0}, {"request_rate": float("nan")}]
+)
 def test_an_estimate_needs_one_load_above_zero(loads: dict[str, float]) -> None:
     with pytest.raises(PlannerError):
         estimate("Llama-3.1-8B", "h100", isl=100, osl=100, calibration=Calibration(), **loads)  # type: ignore[arg-type]
