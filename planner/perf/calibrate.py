@@ -1,7 +1,8 @@
 """Fits the model to measured points: a few coefficients for all, then corrections that shrink towards none.
 
 Errors count as logarithms, so that 2 ms for 1 ms is as bad as 1 ms for 2 ms, and large ones hardly count more than
-middling ones (a point may be wrong). Every unknown has a belief that holds it where the points say nothing (empirical Bayes).
+middling ones (a point may be wrong). Every unknown has a belief that holds it where the points say nothing (empirical
+Bayes).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +18,15 @@ from scipy.optimize import least_squares
 
 from planner.perf.arrays import Array
 from planner.perf.calibration import KNOBS, Calibration, Correction, deployment_key
-from planner.perf.coefficients import BELIEFS, NAMES, Coefficients, rows_of
+from planner.perf.coefficients import BELIEFS, NAMES, Coefficients
 from planner.perf.prepared import Index, Prepared
 
 # Scatter of measurements about a perfect model (natural log); beyond it, an error is one of the point or the physics.
 TPOT_SCATTER, TTFT_SCATTER = 0.1, 0.25
 BASE_PRIOR = 0.5  # weight of a mean point against beliefs; chosen for errors on held-out models
 # How far a correction may go (natural log, one sigma), by level.
-ENGINE_SIGMA, DEVICE_SIGMA = 0.25, 0.10
-DEPLOYMENT_SIGMAS: Mapping[str, float] = {"decode": 0.2, "kv": 0.2, "prefill": 0.3, "sequence": 0.5, "request": 0.4}
+DEVICE_SIGMA = 0.10
+DEPLOYMENT_SIGMAS: Mapping[str, float] = {"decode": 0.2, "kv": 0.2, "prefill": 0.25, "sequence": 0.4, "request": 0.3}
 MAX_CALLS = 8
 
 
@@ -66,12 +68,6 @@ def fit_base(points: Points, start: Calibration) -> Calibration:
     return replace(start, base=base(found))
 
 
-def fit_engines(points: Points, start: Calibration) -> Calibration:
-    """Corrections of engine families beside vLLM, for which the base stands."""
-    found = _fit_level(points, start, [q.engine for q in points.prepared.questions], ENGINE_SIGMA)
-    return replace(start, engines={name: value for name, value in found.items() if name != "vllm"})
-
-
 def fit_devices(points: Points, start: Calibration) -> Calibration:
     """Corrections of devices, from all models measured on them."""
     found = _fit_level(points, start, [q.device.whole for q in points.prepared.questions], DEVICE_SIGMA)
@@ -95,7 +91,7 @@ def _fit_level(
         part = points.take(np.array([row for row, own in enumerate(keys) if own == key], np.intp))
         before = start.coefficients(part.prepared.questions)
         weights = _level_weights(part)
-        x = _solve(part, lambda x, before=before: _turned(before, knobs, x * sigmas), weights, np.zeros(len(knobs)))
+        x = _solve(part, partial(_corrected, before, knobs, sigmas), weights, np.zeros(len(knobs)))
         found[key] = {knob: round(float(value), 4) for knob, value in zip(knobs, x * sigmas, strict=True)}
     return found
 
@@ -106,9 +102,9 @@ def _level_weights(points: Points) -> Array:
     return np.array([counts[key] ** -0.25 for key in points.keys])
 
 
-def _turned(co: Coefficients, knobs: Sequence[str], logs: Array) -> Coefficients:
+def _corrected(co: Coefficients, knobs: Sequence[str], sigmas: Array, x: Array) -> Coefficients:
     columns = {name: getattr(co, name) for name in NAMES}
-    for knob, log_factor in zip(knobs, logs, strict=True):
+    for knob, log_factor in zip(knobs, x * sigmas, strict=True):
         for name, sign in KNOBS[knob].items():
             columns[name] = columns[name] * np.exp(sign * log_factor)
     return Coefficients(**columns)

@@ -1,4 +1,4 @@
-"""What was learnt from measurements: base coefficients, and corrections for an engine, a device, one deployment.
+"""What was learnt from measurements: base coefficients, and corrections for a device and for one deployment.
 
 A correction is a factor on time per knob. Knobs are few, so that six measured points can turn them; a correction that
 nothing was measured for is 1. Narrower ones are multiplied upon wider ones.
@@ -23,7 +23,8 @@ Rung = Literal["measured here", "other models on this device", "other devices", 
 KNOBS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "decode": {
-            "memory": -1, "experts": -1, "layer_s": 1, "packed_layer_s": 1, "moe_layer_s": 1, "step_s": 1, "reduce_s": 1,
+            "memory": -1, "experts": -1, "layer_s": 1, "packed_layer_s": 1, "moe_layer_s": 1, "step_s": 1,
+            "reduce_s": 1,
         },
         "kv": {"kv": -1},
         "prefill": {"products": -1, "attention": -1, "expert_products": -1, "launch_layer_s": 1, "link": -1},
@@ -56,10 +57,9 @@ GUESSED_SIGMAS: Mapping[Rung, Sigma] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Frozen; `calibrate` makes new ones. Keys: engine family, device name, and `deployment_key`."""
+    """Frozen; `calibrate` makes new ones. Keys: device name, and `deployment_key`."""
 
     base: Mapping[str, float] = field(default_factory=beliefs)
-    engines: Mapping[str, Correction] = field(default_factory=dict)
     devices: Mapping[str, Correction] = field(default_factory=dict)
     deployments: Mapping[str, Correction] = field(default_factory=dict)
     sigmas: Mapping[Rung, Sigma] = field(default_factory=lambda: GUESSED_SIGMAS)
@@ -77,7 +77,6 @@ class Calibration:
     def corrections(self, question: Question) -> list[Correction]:
         """Those that apply to the question, widest first."""
         levels = (
-            (self.engines, question.engine),
             (self.devices, question.device.whole),
             (self.deployments, deployment_key(question)),
         )

@@ -51,7 +51,7 @@ class Estimate:
     running: float  # sequences decoding, per data-parallel rank
     cap: float  # the most of them that memory and max_num_seqs allow
     step_ms: Mapping[str, float]  # one decode step by cause
-    limit: str  # what binds, in words
+    limit: str  # what binds, in words; where requests come faster than they can be served, TTFT is infinite
     rung: Rung
     sigma: Sigma
 
@@ -170,6 +170,8 @@ def estimate_rows(
 
 
 def _written(answer: Estimate) -> dict[str, str]:
+    if not isfinite(answer.ttft.mean_ms):
+        return {"error": answer.limit}
     columns = {"out_tok_s": f"{answer.out_tok_s:.2f}", "rung": answer.rung}
     for name, values in (("ttft", answer.ttft), ("tpot", answer.tpot)):
         for which in ("mean", "p50", "p90", "p99"):
@@ -183,6 +185,8 @@ def _percentiles(spread: Spread, row: int) -> Percentiles:
 
 
 def _limit(served: Served, prepared: Prepared, row: int) -> str:
+    if not isfinite(served.queue_s[row]):
+        return f"overloaded: at most {served.rate_rps[row]:.3g} requests/s can be served"
     if served.queue_s[row] > 0:
         memory = prepared.engine.max_sequences[row] > served.cap[row]
         return (

@@ -11,6 +11,7 @@ from planner.perf.roofline import Batch, step
 from planner.perf.serving import (
     MAX_BUSY,
     SHORTEST_S,
+    TOLERANCE,
     Engine,
     Load,
     Served,
@@ -31,33 +32,33 @@ def serve_pools(
     """The equilibrium of prefill and decode pools; `replicas` of each. `engine` holds the decode side's limits."""
     prefill_ranks, decode_ranks = replicas[0] * prefill.dp, replicas[1] * decode.dp
     closed = np.isfinite(load.concurrency)
+    clients = np.where(closed, load.concurrency, 1.0)
     cap = np.maximum(1.0, np.minimum(engine.max_sequences, engine.kv_tokens / context_tokens(load)))
     prompt_s = _prompt_alone_s(prefill, chip, co, load, engine)
     most = MAX_BUSY * prefill_ranks / prompt_s
-    burst_s = np.where(
-        closed, co.burst * np.maximum(0.0, load.concurrency / prefill_ranks - 1) * (prompt_s + co.admit_s), 0.0
-    )
+    burst_s = np.where(closed, co.burst * np.maximum(0.0, clients / prefill_ranks - 1) * (prompt_s + co.admit_s), 0.0)
     share = np.where(closed, 1 / load.prompts_per_client, 0.0)
     tokens = np.maximum(1.0, load.osl - 1)
     move_s = TRANSFER_S + load.isl * decode.kv_bytes_held * decode.pp / (
         np.where(np.isfinite(chip.network), chip.network, chip.link) * NETWORK_SHARE
     )
-    clients = np.where(closed, load.concurrency, 1.0)
     rate, running = np.minimum(most, 1.0) / 2, np.minimum(cap, clients / decode_ranks)
     for _ in range(ROUNDS):
         tpot_s = _decode_s(decode, chip, co, load, running)
         busy = np.minimum(rate / most * MAX_BUSY, MAX_BUSY)
         start_s = prompt_s * (1 + busy / (1 - busy) / 2) + move_s + 1.5 * tpot_s
         through = np.minimum(most, cap * decode_ranks / (tpot_s * tokens))
-        wanted = np.where(closed, load.concurrency / (start_s + way_s(co, load) + tokens * tpot_s), load.rate_rps)
+        wanted = np.where(closed, clients / (start_s + way_s(co, load) + tokens * tpot_s), load.rate_rps)
         rate = rate + (np.minimum(wanted, through) - rate) * DAMPING
         now = np.clip(rate * tpot_s * tokens / decode_ranks, 0.25, cap)
         running = running + (now - running) * DAMPING
     cycle_s = start_s + way_s(co, load) + tokens * tpot_s
-    queue_s = np.where(closed, np.maximum(0.0, load.concurrency / rate - cycle_s), 0.0) * (1 - share / 2)
+    queue_s = np.where(closed, np.maximum(0.0, clients / rate - cycle_s), 0.0) * (1 - share / 2)
+    queue_s = np.where(~closed & (load.rate_rps > through * (1 + TOLERANCE)), np.inf, queue_s)
     return Served(
         tpot_s=tpot_s,
         ttft_s=way_s(co, load) + start_s + share * burst_s + queue_s,
+        way_s=way_s(co, load),
         decode_step_s=tpot_s,
         prompt_s=prompt_s,
         mixed_step_s=prompt_s,
@@ -98,6 +99,7 @@ def serve_batch(work: Work, chip: Chip, co: Coefficients, load: Load, engine: En
         decode_step_s=tpot_s,
         prompt_s=prefill_s / places,
         mixed_step_s=prefill_s,
+        way_s=zero,
         start_s=prefill_s,
         queue_s=(waves - 1) / 2 * wave_s,
         burst_s=zero,

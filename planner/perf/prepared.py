@@ -62,16 +62,13 @@ class Prepared:
         parts: list[tuple[Index, Served]] = []
         for rows, function in ((self.mixed, serve), (self.batches, serve_batch)):
             if rows.size:
-                parts.append((rows, function(*(table.take(rows) for table in self._tables(co)))))
-        rows = self.pools
-        if rows.size:
-            replicas = (self.replicas[0][rows], self.replicas[1][rows])
-            tables = [table.take(rows) for table in self._tables(co)]
-            parts.append((rows, serve_pools(self.prefill.take(rows), *tables, replicas)))
+                part, own = self.take(rows), co.take(rows)
+                parts.append((rows, function(part.work, part.chip, own, part.load, part.engine)))
+        if self.pools.size:
+            part, own = self.take(self.pools), co.take(self.pools)
+            served = serve_pools(part.prefill, part.work, part.chip, own, part.load, part.engine, part.replicas)
+            parts.append((self.pools, served))
         return parts
-
-    def _tables(self, co: Coefficients) -> tuple[Work, Chip, Coefficients, Load, Engine]:
-        return self.work, self.chip, co, self.load, self.engine
 
 
 def prepare(questions: Sequence[Question]) -> Prepared:

@@ -17,7 +17,7 @@ from planner.perf.coefficients import Coefficients
 from planner.perf.roofline import Batch, step
 from planner.perf.work import Work
 
-ROUNDS = 60
+ROUNDS = 24  # to 1e-4; 14 give 1e-3
 DAMPING = 0.5
 MAX_BUSY = 0.98
 DISPERSAL = 0.84
@@ -25,6 +25,7 @@ LOOSE, LOOSER = 0.6, 0.035
 APART = 0.7  # share of prompts of which no other rank has one at the same time
 SMALLEST_CHUNK = 64.0  # tokens
 SHORTEST_S = 1e-9
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,9 @@ class Served(Table):
     decode_step_s: Array  # D
     prompt_s: Array  # P
     mixed_step_s: Array  # a step with a chunk of prompt in it
+    way_s: Array  # the constant part of TTFT: front end and network
     start_s: Array  # from admission to the first token
-    queue_s: Array  # waiting for a place among the running
+    queue_s: Array  # waiting for a place among the running; infinite where more arrives than can be served
     burst_s: Array  # mean wait of the requests that come all at once
     busy: Array  # share of time that prompts take
     running: Array  # sequences decoding, per rank
@@ -74,16 +76,16 @@ def context_tokens(load: Load) -> Array:
     return np.asarray(load.isl + load.osl / 2)
 
 
-def serve(work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine) -> Served:
-    """The equilibrium of each configuration."""
+def serve(work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine, *, rounds: int = ROUNDS) -> Served:
+    """The equilibrium of each configuration, by damped iteration."""
     context = context_tokens(load)
     cap = np.maximum(1.0, np.minimum(engine.max_sequences, engine.kv_tokens / context))
     closed = np.isfinite(load.concurrency)
     per_rank = np.where(closed, load.concurrency / work.dp, 1.0)
     places = np.minimum(per_rank, cap)
-    running, rate = places, np.zeros_like(places)
-    for _ in range(ROUNDS):
-        times = _step_times(work, chip, co, load, engine, running, rate)
+    running, rate, together = places, np.zeros_like(places), np.ones_like(places)
+    for _ in range(rounds):
+        times = _step_times(work, chip, co, load, engine, running, together)
         busy = np.minimum(rate * times.prompt_s, MAX_BUSY)
         start_s = _start_s(co, load, engine, times, busy, places)
         tokens_s = times.decode_s * np.maximum(1.0, load.osl - 1)
@@ -91,18 +93,23 @@ def serve(work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine) 
         wanted = np.where(
             closed, _closed_rate(places, start_s + entry_s, tokens_s, times.prompt_s), load.rate_rps / work.dp
         )
-        rate = rate + (np.minimum(wanted, MAX_BUSY / times.prompt_s) - rate) * DAMPING
+        # All places taken: cap = X·O·D/(1 − X·P).
+        most = np.minimum(MAX_BUSY / times.prompt_s, cap / (tokens_s + cap * times.prompt_s))
+        rate = rate + (np.minimum(wanted, most) - rate) * DAMPING
         busy = np.minimum(rate * times.prompt_s, MAX_BUSY)
         tpot_s = times.decode_s / (1 - busy)
+        together = np.maximum(1.0, rate * times.mixed_s)
         now = np.clip(rate * tpot_s * np.maximum(1.0, load.osl - 1), 0.25, cap)
         running = running + (now - running) * DAMPING
     share = np.where(closed, 1 / load.prompts_per_client, 0.0)
     queue_s = np.where(closed, np.maximum(0.0, per_rank - cap) / rate, 0.0) * (1 - share / 2)
+    queue_s = np.where(~closed & (load.rate_rps / work.dp > most * (1 + TOLERANCE)), np.inf, queue_s)
     each_s = _burst_prompt_s(work, chip, co, load, engine, places) + co.admit_s
     burst_s = np.where(closed, co.burst * (places - 1) * each_s, 0.0)
     return Served(
         tpot_s=tpot_s,
         ttft_s=way_s(co, load) + start_s + share * burst_s + queue_s,
+        way_s=way_s(co, load),
         decode_step_s=times.decode_s,
         prompt_s=times.prompt_s,
         mixed_step_s=times.mixed_s,
@@ -130,7 +137,7 @@ def _closed_rate(places: Array, wait_s: Array, tokens_s: Array, prompt_s: Array)
 
 
 def _step_times(
-    work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine, running: Array, rate: Array
+    work: Work, chip: Chip, co: Coefficients, load: Load, engine: Engine, running: Array, together: Array
 ) -> _Times:
     context, none = context_tokens(load), np.zeros_like(running)
     each = np.maximum(1.0, running / work.pp)  # sequences of one micro-batch; stages work on pp of them at once
@@ -139,22 +146,19 @@ def _step_times(
     room = np.maximum(SMALLEST_CHUNK, engine.budget_tokens - each)
     chunk = np.minimum(load.isl, room)
     chunks = load.isl / chunk
-    most = np.maximum(1.0, room / load.isl)
-    together = np.ones_like(running)  # prompts of one step
-    for _ in range(2):
-        mixed = Batch(
-            decoding=each,
-            context=context,
-            prefill=chunk * together,
-            pairs=load.isl**2 / 2 / chunks * together,
-            prompts=together / chunks,
-            others=each,
-        )
-        mixed_s = step(work, chip, co, mixed).total_s
-        last, together = together, np.clip(rate * mixed_s, 1.0, most)
+    together = np.minimum(together, np.maximum(1.0, room / load.isl))
+    mixed = Batch(
+        decoding=each,
+        context=context,
+        prefill=chunk * together,
+        pairs=load.isl**2 / 2 / chunks * together,
+        prompts=together / chunks,
+        others=each,
+    )
+    mixed_s = step(work, chip, co, mixed).total_s
     # Ranks step together, so a prompt on one holds up the others, unless theirs come in the same step.
     shared = 1 + (work.dp - 1) * APART
-    prompt_s = np.maximum(SHORTEST_S, (mixed_s - decode_s) * chunks / last) / work.pp * shared
+    prompt_s = np.maximum(SHORTEST_S, (mixed_s - decode_s) * chunks / together) / work.pp * shared
     return _Times(decode_s=decode_s, prompt_s=prompt_s, mixed_s=mixed_s * chunks)
 
 

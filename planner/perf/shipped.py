@@ -8,12 +8,12 @@ from math import isfinite
 from pathlib import Path
 
 from planner.files import read_yaml_object
-from planner.perf.calibration import GUESSED_SIGMAS, KNOBS, Calibration, Correction, Sigma
+from planner.perf.calibration import GUESSED_SIGMAS, KNOBS, Calibration, Correction, Rung, Sigma
 from planner.perf.coefficients import NAMES
 from planner.types import PlannerError
 
 SHIPPED = Path(__file__).with_name("coefficients.yaml")
-LEVELS = ("engines", "devices", "deployments")
+LEVELS = ("devices", "deployments")
 
 
 @cache
@@ -50,7 +50,7 @@ def _corrections(data: object, path: Path, key: str) -> dict[str, Correction]:
     return {str(name): _numbers(value, path, f"{key}.{name}", tuple(KNOBS)) for name, value in data.items()}
 
 
-def _sigmas(data: object, path: Path) -> dict[str, Sigma]:
+def _sigmas(data: object, path: Path) -> dict[Rung, Sigma]:
     if not isinstance(data, Mapping):
         raise PlannerError(path.name, "sigmas", data, "a mapping is needed", "fit the file again")
     read = {rung: _numbers(value, path, f"sigmas.{rung}", ("tpot", "ttft")) for rung, value in data.items()}

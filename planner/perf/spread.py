@@ -39,16 +39,13 @@ def ttft_spread(served: Served, load: Load) -> Spread:
     share = np.where(closed, 1 / load.prompts_per_client, 0.0)
     even = (np.arange(POINTS) + 0.5) / POINTS
     tail = -np.log1p(-even)
-    base_s = served.ttft_s - served.queue_s - share * served.burst_s
-    varied_s = np.clip(served.start_s - served.mixed_step_s, 0.0, None) + WAY_TAIL * (base_s - served.start_s)
+    base_s = served.way_s + served.start_s
+    varied_s = np.clip(served.start_s - served.mixed_step_s, 0.0, None) + WAY_TAIL * served.way_s
     steady = (base_s - varied_s)[:, None] + varied_s[:, None] * tail
-    # After the burst of those that found a place, all others queue, each about as long.
-    queued = np.where(
-        share < 1,
-        served.queue_s
-        / np.maximum(1e-9, 1 - share * served.cap / np.maximum(served.cap, np.where(closed, load.concurrency, 1.0))),
-        served.queue_s,
-    )
+    # After the burst those that found a place do not queue, all others do, each about as long.
+    clients = np.where(closed, load.concurrency, served.cap)
+    first = share * np.minimum(1.0, served.cap / clients)
+    queued = np.where(share < 1, served.queue_s / np.maximum(1e-9, 1 - first), served.queue_s)
     waits = queued[:, None] * (1 + QUEUE_HALF_WIDTH * (2 * even - 1))
     later = steady + waits
     opening = base_s[:, None] + 2 * served.burst_s[:, None] * even

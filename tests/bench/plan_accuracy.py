@@ -23,6 +23,7 @@ from parts.plan_data import (
     after_six,
     closed_loop,
     fitted,
+    fitted_deployments,
     held_out,
     is_vllm,
     measured,
@@ -30,8 +31,8 @@ from parts.plan_data import (
     read_rows,
     slice_of,
 )
-from planner.perf.calibrate import fit_engines
-from planner.perf.calibration import Calibration, Sigma
+
+from planner.perf.calibration import Calibration
 from planner.perf.estimate import estimate_rows
 from planner.perf.rows import engine_family
 from planner.perf.shipped import SHIPPED, calibration_document
@@ -40,8 +41,8 @@ AIMS = {"uncalibrated": (12, 30), "model held out": (10, 25), "device held out":
 HEADER = """\
 # What the performance model learnt from published measurements; written by tests/bench/plan_accuracy.py --write.
 # Fitted {date} on {count} closed-loop rows of AIConfigurator 0.12's silicon sample (Apache-2.0; InferenceMAX/X and
-# NVIDIA runs, 2026-03/04): {slices}.
-# Units: *_s in seconds, others factors on `planner.perf.chip`. Corrections: natural logarithm of the factor on time.
+# NVIDIA runs, 2026-03/04), which are:
+{slices}# Units: *_s in seconds, others factors on planner/perf/chip.py. Corrections: natural log of a factor on time.
 # Sigmas: relative, one sigma, from the medians that the same script prints for held-out rows (median / 0.6745).
 """
 
@@ -65,10 +66,12 @@ def main(arguments: Sequence[str]) -> int:
     results["six points"] = after_six(data, without_model)
     for title, by in (("model", model_of), ("device", lambda row: row["gpu"]), ("slice", slice_of)):
         _table(f"by {title}", data, by, results)
-    _others(rows, data)
-    _percentiles(rows)
+    calibration = fitted(data)
+    _others(rows, calibration)
+    _throughput(rows, calibration)
+    _percentiles(rows, calibration)
     if options.write:
-        _write(rows, data, results)
+        _write(data, calibration, results)
     return 0
 
 
@@ -85,51 +88,56 @@ def _table(
     print(f"{'aim':53}" + "".join(f"{AIMS[name][0]:>10.1f} /{AIMS[name][1]:>6.1f}" for name in results))
 
 
-def _others(rows: list[Row], vllm: Measured) -> None:
-    """Other engines: the base of vLLM, and engine corrections fitted without the model."""
-    data, refused = measured([row for row in rows if closed_loop(row) and engine_family(row["engine"]) != "vllm"])
-    print(
-        f"\nOther engines ({len(refused)} rows refused), TPOT / TTFT: vLLM's base; with engine corrections, model held out"
-    )
-    base = fitted(vllm)
-    plain = data.errors(base)
-    corrected = tuple(np.full(len(data.rows), np.nan) for _ in range(2))
-    for name in sorted({model_of(row) for row in data.rows}):
-        out, rest = (data.where(lambda row, w=w, n=name: (model_of(row) == n) == w) for w in (True, False))
-        calibration = fit_engines(data.take(rest).points, base)
-        corrected[0][out], corrected[1][out] = data.take(out).errors(calibration)
+def _others(rows: list[Row], calibration: Calibration) -> None:
+    """Engines that nothing was fitted on."""
+    data, refused = measured([row for row in rows if closed_loop(row) and not is_vllm(row)])
+    print(f"\nOther engines, by vLLM's coefficients ({len(refused)} rows refused): TPOT / TTFT in %")
+    tpot, ttft = data.errors(calibration)
     for name in sorted({f"{engine_family(row['engine'])} | {slice_of(row)}" for row in data.rows}):
-        index = data.where(lambda row, n=name: f"{engine_family(row['engine'])} | {slice_of(row)}" == n)
-        cells = "".join(f"{_median(e[index]):>9.1f}" for e in (*plain, *corrected))
-        print(f"{name:60}{len(index):>5}{cells}")
+        index = data.where(lambda row, name=name: f"{engine_family(row['engine'])} | {slice_of(row)}" == name)
+        print(f"{name:48}{len(index):>5}{_median(tpot[index]):>10.1f} /{_median(ttft[index]):>6.1f}")
 
 
-def _percentiles(rows: list[Row]) -> None:
+def _throughput(rows: list[Row], calibration: Calibration) -> None:
+    """Loads without latencies, never fitted on: static batches and greatest throughputs."""
+    checked = [row for row in rows if row["load_kind"] in ("static_batch", "offline_batch", "offline_max")]
+    answers = estimate_rows(checked, calibration=calibration)
+    print("\nNever fitted: error of throughput, of prompt time, of token time in % (median; bias of the first)")
+    for name in sorted({f"{row['load_kind']} | {slice_of(row)}" for row in checked}):
+        errors: dict[str, list[float]] = {"out_tok_s": [], "ttft_mean_ms": [], "tpot_mean_ms": []}
+        for row, answer in zip(checked, answers, strict=True):
+            for column, found in errors.items():
+                if f"{row['load_kind']} | {slice_of(row)}" == name and row[column] and answer[column]:
+                    found.append(float(answer[column]) / float(row[column]) - 1)
+        cells = "".join(f"{_median(np.array(found)):>10.1f}" for found in errors.values())
+        bias = 100 * np.median(errors["out_tok_s"]) if errors["out_tok_s"] else float("nan")
+        print(f"{name:64}{len(errors['out_tok_s']) or len(errors['tpot_mean_ms']):>5}{cells}{bias:>10.1f}")
+
+
+def _percentiles(rows: list[Row], calibration: Calibration) -> None:
     """Open-loop rows, never fitted on: predicted against measured tails."""
-    checked = [
-        row for row in rows if row["load_kind"].startswith("poisson") and row["source"][:3] in ("MLP", "LLM", "BLI")
-    ]
+    sources = ("MLPerf", "LLMServingSim", "BLIS")
+    checked = [row for row in rows if row["load_kind"].startswith("poisson") and row["source"].startswith(sources)]
     print("\nOpen loop, never fitted (predicted / measured): TTFT P50, P99; TPOT P50, P99; ms")
-    for row, answer in zip(checked, estimate_rows(checked), strict=True):
+    for row, answer in zip(checked, estimate_rows(checked, calibration=calibration), strict=True):
         names = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms")
         said = answer["error"] or ", ".join(f"{float(answer[n]):.0f} / {row[n] or '-'}" for n in names)
         print(f"{model_of(row):28} {row['gpu'][:28]:28} {row['load']:>7}  {said}")
 
 
-def _write(rows: list[Row], data: Measured, results: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    others, _ = measured([row for row in rows if closed_loop(row) and engine_family(row["engine"]) != "vllm"])
-    calibration = fit_engines(others.points, fitted(data))
-    document = calibration_document(calibration)
+def _write(data: Measured, calibration: Calibration, results: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    document = calibration_document(fitted_deployments(data, calibration))
     rungs = {
         "measured here": "six points",
         "other models on this device": "model held out",
         "other devices": "device held out",
         "data sheet only": "uncalibrated",
     }
-    sigmas = {rung: Sigma(tpot=_sigma(results[name][0]), ttft=_sigma(results[name][1])) for rung, name in rungs.items()}
-    document["sigmas"] = {rung: {"tpot": s.tpot, "ttft": s.ttft} for rung, s in sigmas.items()}
+    document["sigmas"] = {
+        rung: {"tpot": _sigma(results[name][0]), "ttft": _sigma(results[name][1])} for rung, name in rungs.items()
+    }
     used = data.possible()
-    slices = ", ".join(sorted({slice_of(row).replace(" | ", " ") for row in used.rows}))
+    slices = "".join(f"#   {name}\n" for name in sorted({slice_of(row) for row in used.rows}))
     header = HEADER.format(date=date.today(), count=len(used.rows), slices=slices)
     SHIPPED.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     print(f"\nwrote {SHIPPED.name}")

@@ -17,7 +17,7 @@ from planner.perf.shipped import shipped_calibration
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
-from parts.plan_data import FILE, Measured, is_vllm, measured, read_rows  # noqa: E402
+from parts.plan_data import FILE, Measured, is_vllm, measured, read_rows
 
 FOLDER = Path(os.environ.get("FERRY_DATA", "no data"))
 pytestmark = pytest.mark.skipif(not (FOLDER / FILE).is_file(), reason=f"FERRY_DATA does not hold {FILE}")

@@ -103,7 +103,7 @@ def test_calibrations_survive_a_file(tmp_path: Path) -> None:
         lambda document: document["base"].update(memory=float("nan")),
         lambda document: document["base"].update(memory=-1),
         lambda document: document["devices"].update(h100_sxm={"colour": 1.0}),
-        lambda document: document.update(engines=[1]),
+        lambda document: document.update(devices=[1]),
     ],
 )
 def test_an_odd_calibration_file_is_refused(tmp_path: Path, spoil: object) -> None:

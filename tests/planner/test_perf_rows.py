@@ -29,7 +29,7 @@ def test_a_row_gives_what_the_same_estimate_gives() -> None:
         ROW["model"], "h200_sxm", tp=4, quant="fp8", isl=1000, osl=500, concurrency=16, calibration=Calibration()
     )
     assert float(found["ttft_p99_ms"]) == pytest.approx(same.ttft.p99_ms, rel=0.25)  # lengths: all alike, or drawn
-    assert float(found["tpot_mean_ms"]) == pytest.approx(same.tpot.mean_ms, abs=1e-2)
+    assert float(found["tpot_mean_ms"]) == pytest.approx(same.tpot.mean_ms, rel=1e-2)
     assert found["error"] == ""
 
 
@@ -95,3 +95,9 @@ def test_data_parallel_attention_is_read_as_its_tables_write_it() -> None:
 def test_an_estimate_needs_one_load_above_zero(loads: dict[str, float]) -> None:
     with pytest.raises(PlannerError):
         estimate("Llama-3.1-8B", "h100", isl=100, osl=100, calibration=Calibration(), **loads)  # type: ignore[arg-type]
+
+
+def test_more_than_can_be_served_is_said() -> None:
+    (found,) = answers(ROW | {"load_kind": "request_rate", "load": "1000"})
+    assert "overloaded" in found["error"]
+    assert found["ttft_mean_ms"] == ""

@@ -9,6 +9,7 @@ from math import nan
 from pathlib import Path
 
 import numpy as np
+
 from planner import PlannerError, read_devices
 from planner.perf.calibrate import Points, fit_base, fit_deployments, fit_devices
 from planner.perf.calibration import Calibration
@@ -20,6 +21,7 @@ FILE = "published_perf.csv"
 # Fitted on these alone; MLPerf and BLIS are kept for checks of percentiles.
 FITTED_SOURCE = "AIC silicon_sample"
 SIX = 6
+BELIEVABLE = 0.9
 
 Row = dict[str, str]
 
@@ -90,6 +92,17 @@ def fitted(data: Measured) -> Calibration:
     """Base coefficients and device corrections from all of `data` that is possible."""
     points = data.possible().points
     return fit_devices(points, fit_base(points, Calibration()))
+
+
+def fitted_deployments(data: Measured, calibration: Calibration) -> Calibration:
+    """Corrections of slices of at least twice six rows that are believable as a whole."""
+    believed = {name for name in map(slice_of, data.rows) if _believable(data, name)}
+    return fit_deployments(data.take(data.where(lambda row: slice_of(row) in believed)).points, calibration)
+
+
+def _believable(data: Measured, name: str) -> bool:
+    part = data.take(data.where(lambda row: slice_of(row) == name))
+    return len(part.rows) >= 2 * SIX and len(part.possible().rows) >= BELIEVABLE * len(part.rows)
 
 
 def held_out(data: Measured, key: Callable[[Row], str]) -> tuple[np.ndarray, np.ndarray, dict[str, Calibration]]:
