@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,6 @@ from types import MappingProxyType
 from planner.config import shape_from_config
 from planner.files import read_shape, read_yaml_object
 from planner.models import ModelShape
-from planner.quantisation import Quantisation, quantisation
 from planner.reader import Reader
 from planner.types import PlannerError
 
@@ -47,8 +46,6 @@ QUANTISED: Mapping[str, str] = MappingProxyType(
 )
 _SUFFIX = re.compile(rf"[-_]({'|'.join(map(re.escape, sorted(QUANTISED, key=len, reverse=True)))})$", re.IGNORECASE)
 
-_PLAIN = frozenset({"float32", "bfloat16", "float16"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class PublicModel:
@@ -69,8 +66,7 @@ def shape_of_model(name: str | Path) -> ModelShape:
     base, suffix = _split(str(name))
     for key, stored in ((_key(str(name)), None), (_key(base), suffix), (_key(_untuned(base)), suffix)):
         if key in models:
-            shape = models[key].shape
-            return shape if stored is None else replace(shape, quantisation=_requantised(shape, stored))
+            return models[key].shape.quantised(stored)
     raise _unknown(str(name))
 
 
@@ -97,15 +93,6 @@ def _read(path: Path) -> PublicModel:
 def _index() -> Mapping[str, PublicModel]:
     """Built once: the files ship with the code, so they cannot change under a running process."""
     return MappingProxyType({_key(name): model for model in public_models() for name in model.names})
-
-
-def _requantised(shape: ModelShape, name: str) -> Quantisation:
-    """A quantised copy of a plain checkpoint; of one that is quantised that way already, its own figures stay."""
-    asked = quantisation(name)
-    own = shape.quantisation
-    if own.weight_bits == asked.weight_bits and own.name not in _PLAIN:
-        return own
-    return asked
 
 
 def _split(name: str) -> tuple[str, str | None]:

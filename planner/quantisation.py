@@ -27,7 +27,6 @@ class Quantisation:
     scale_bytes: int = 0
     zero_point_bits: int = 0
     ignored: tuple[str, ...] = ()
-    experts_only: bool = False
 
     def matrix_bytes(self, rows: int, cols: int) -> int:
         """Bytes of one stored matrix with its scales and zero points."""
@@ -35,9 +34,10 @@ class Quantisation:
         bits = rows * cols * self.weight_bits + groups * (8 * self.scale_bytes + self.zero_point_bits)
         return -(-bits // 8)
 
-    def packs(self, part: str) -> bool:
-        """Whether the format applies to linear layers of `part` at all."""
-        return part == "experts" or not self.experts_only
+    @property
+    def kind(self) -> str:
+        """The number type of the weights, however their scales are laid out: fp8, int8, int4, fp4, or a plain one."""
+        return "fp4" if self.name in ("nvfp4", "mxfp4") else self.name.partition("_")[0]
 
     def ignores(self, module: str) -> bool:
         """Whether `module` (such as `model.layers.0.self_attn.q_proj`) keeps the model's own dtype."""

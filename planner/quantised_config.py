@@ -64,7 +64,7 @@ def _group(reader: Reader) -> Quantisation:
     bits, kind = weights.count("num_bits"), weights.text("type", default="int")
     strategy, group = weights.text("strategy", default="tensor"), weights.whole("group_size")
     if kind == "float" and bits == 4:
-        return FORMATS["nvfp4"] if group == 16 else replace(FORMATS["mxfp4"], experts_only=False)
+        return FORMATS["nvfp4"] if group == 16 else FORMATS["mxfp4"]
     if kind == "float" and bits == 8:
         if strategy == "block":
             return _blocks(weights, "block_structure", weights.items("block_structure"))

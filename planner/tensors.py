@@ -15,6 +15,8 @@ from planner.quantisation import Quantisation
 if TYPE_CHECKING:
     from planner.models import Layer, ModelShape
 
+# Where a tensor outside the layers stands in a pipeline: tied embeddings serve both ends.
+Place = Literal["first", "last", "both"]
 Part = Literal["embedding", "lm_head", "attention", "state", "mlp", "router", "experts", "shared_experts", "norms"]
 PARTS: tuple[Part, ...] = (
     "embedding",
@@ -41,7 +43,7 @@ class Tensor:
     units: int = 1
     linear: bool = True  # a matrix product, which quantised checkpoints pack; False: always the model's dtype
     layer: int | None = None
-    place: Literal["embedding", "head"] = "embedding"  # for tensors outside the layers
+    place: Place = "first"  # of a tensor outside the layers
 
     @property
     def params(self) -> int:
@@ -54,7 +56,7 @@ class Tensor:
 
     def stored_bytes(self, stored: Quantisation, plain_bytes: int) -> int:
         """Bytes of all copies; what is not quantised takes `plain_bytes` per number."""
-        packs = self.linear and stored.packs(self.part) and not stored.ignores(self.module)
+        packs = self.linear and not stored.ignores(self.module)
         return self.copies * stored.matrix_bytes(self.rows, self.cols) if packs else self.params * plain_bytes
 
 
@@ -87,18 +89,19 @@ def layer_tensors(shape: ModelShape, layer: Layer) -> Iterator[Tensor]:
 
 def _ends(shape: ModelShape) -> Iterator[Tensor]:
     family, hidden, vocab = shape.family, shape.hidden_size, shape.vocab_size
-    yield _plain("embedding", "model.embed_tokens", vocab, hidden, units=vocab)
+    place: Place = "both" if shape.tied_embeddings else "first"
+    yield _plain("embedding", "model.embed_tokens", vocab, hidden, units=vocab, place=place)
     if family.learned_positions:
         positions = shape.max_position_embeddings + family.extra_positions
         yield _plain("embedding", "model.embed_positions", positions, hidden)
     if family.embedding_norm:
         yield from _norm(shape, "model.embed_norm", hidden)
     if not shape.tied_embeddings:
-        yield _plain("lm_head", "lm_head", vocab, hidden, units=vocab, place="head")
+        yield _plain("lm_head", "lm_head", vocab, hidden, units=vocab, place="last")
     if family.head_bias:
-        yield _plain("lm_head", "lm_head.bias", vocab, units=vocab, place="head")
+        yield _plain("lm_head", "lm_head.bias", vocab, units=vocab, place="last")
     for norm in _norm(shape, "model.norm", hidden):
-        yield replace(norm, place="head")
+        yield replace(norm, place="last")
 
 
 def _attention(shape: ModelShape) -> Iterator[Tensor]:
@@ -227,7 +230,7 @@ def _plain(
     *,
     copies: int = 1,
     units: int = 1,
-    place: Literal["embedding", "head"] = "embedding",
+    place: Place = "first",
 ) -> Tensor:
     """A tensor that no common checkpoint quantises."""
     return Tensor(part=part, name=name, rows=rows, cols=cols, copies=copies, units=units, linear=False, place=place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+GIB = 1024**3
+
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
     {
         "float32": 4,

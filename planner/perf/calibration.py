@@ -33,6 +33,9 @@ KNOBS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     }
 )  # fmt: skip
 
+# Kernels of a layer launched one by one: some fifteen, at 5 to 10 µs each.
+EAGER = 5.0
+
 Correction = Mapping[str, float]  # knob -> natural log of the factor on time
 
 
@@ -72,6 +75,8 @@ class Calibration:
                 for knob, log_factor in correction.items():
                     for name, sign in KNOBS[knob].items():
                         columns[name][row] *= exp(sign * log_factor)
+            if question.eager:
+                columns["layer_s"][row] *= EAGER
         return Coefficients(**columns)
 
     def corrections(self, question: Question) -> list[Correction]:

@@ -69,6 +69,7 @@ def estimate(
     pp: int = 1,
     dp: int = 1,
     ep: int = 1,
+    replicas: int = 1,
     quant: str | None = None,
     kv_cache_dtype: str | None = None,
     engine: str = "vllm",
@@ -85,7 +86,7 @@ def estimate(
     shape = shape_of_model(model) if isinstance(model, str) else model
     device = (devices or read_devices()).device(system) if isinstance(system, str) else system
     kind, load = _load(concurrency, request_rate, batch)
-    for name, value in (("isl", isl), ("osl", osl), (kind, load)):
+    for name, value in (("isl", isl), ("osl", osl), (kind, load), ("replicas", replicas)):
         if not (isfinite(value) and value > 0):
             raise PlannerError("settings", name, value, "must be a number above zero", f"correct {name}")
     stored = storage(shape, quant)
@@ -100,6 +101,7 @@ def estimate(
         kind=kind,
         load=load,
         engine=engine_family(engine),
+        replicas=replicas,
         budget_tokens=max_num_batched_tokens,
         max_sequences=max_num_seqs,
     )
@@ -129,8 +131,8 @@ def estimates(prepared: Prepared, calibration: Calibration) -> list[Estimate]:
             Estimate(
                 ttft=_percentiles(ttft, row),
                 tpot=_percentiles(tpot, row),
-                out_tok_s=float(served.rate_rps[row] * question.osl),
-                request_rate=float(served.rate_rps[row]),
+                out_tok_s=float(served.rate_rps[row] * question.replicas * question.osl),
+                request_rate=float(served.rate_rps[row] * question.replicas),
                 running=float(served.running[row]),
                 cap=float(served.cap[row]),
                 step_ms={cause.removesuffix("_s"): 1e3 * float(getattr(parts, cause)[row]) for cause in causes},
@@ -186,7 +188,7 @@ def _percentiles(spread: Spread, row: int) -> Percentiles:
 
 def _limit(served: Served, prepared: Prepared, row: int) -> str:
     if not isfinite(served.queue_s[row]):
-        return f"overloaded: at most {served.rate_rps[row]:.3g} requests/s can be served"
+        return f"overloaded: at most {served.rate_rps[row] * prepared.questions[row].replicas:.3g} requests/s can be served"
     if served.queue_s[row] > 0:
         memory = prepared.engine.max_sequences[row] > served.cap[row]
         return (

@@ -59,6 +59,8 @@ class Question:
     kind: LoadKind
     load: float
     engine: str = "vllm"
+    replicas: int = 1  # independent copies of `layout` that share the load
+    eager: bool = False  # without CUDA graphs: every kernel of a decode step is launched by Python
     split: Split | None = None
     prompts_per_client: float = 10.0
     spread: float = 0.2
@@ -97,15 +99,15 @@ class Question:
             kv_tokens=tokens,
         )
 
-    def load_row(self, share: float = 1.0) -> Load:
-        """What arrives at one of `1/share` replicas."""
+    def load_row(self) -> Load:
+        """What arrives at one replica."""
         closed = self.kind != "request_rate"
-        clients = OFFLINE_CLIENTS * self.layout.dp if self.kind == "offline" else self.load * share
+        clients = OFFLINE_CLIENTS * self.layout.dp if self.kind == "offline" else self.load / self.replicas
         return Load.row(
             isl=self.isl,
             osl=self.osl,
             concurrency=clients if closed else UNBOUNDED,
-            rate_rps=0.0 if closed else self.load * share,
+            rate_rps=0.0 if closed else self.load / self.replicas,
             prompts_per_client=self.prompts_per_client,
             spread=self.spread,
         )

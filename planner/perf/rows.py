@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from planner.devices import Devices
 from planner.library import shape_of_model
@@ -34,6 +35,7 @@ KINDS: Mapping[str, LoadKind] = {
 # InferenceMAX/X draws both lengths evenly from 0.8 to 1.0 of what the table says, in these three shapes.
 DRAWN_LENGTHS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 DRAWN_MEAN, DRAWN_SPREAD = 0.9, 0.2
+OLDEST_ENGINES = "2023"  # before vLLM had CUDA graphs
 PACKED_KV = ("fp8", "fp4")
 
 
@@ -47,7 +49,7 @@ def question_of_row(row: Mapping[str, str], devices: Devices) -> Question:
     engine = row.get("engine", "").strip() or "vllm"
     drawn = kind == "concurrency" and (isl, osl) in DRAWN_LENGTHS
     split = _split(row)
-    return Question(
+    question = Question(
         shape=shape,
         device=device,
         layout=split.decode if split else _layout(row),
@@ -60,7 +62,9 @@ def question_of_row(row: Mapping[str, str], devices: Devices) -> Question:
         kind=kind,
         load=float("inf") if kind == "offline" else _number(row, "load"),
         engine=engine_family(engine),
+        eager=OLDEST_ENGINES in engine,
     )
+    return question if split else _replicated(question, row)
 
 
 def engine_family(engine: str) -> str:
@@ -86,13 +90,36 @@ def _kind(row: Mapping[str, str]) -> LoadKind:
 
 def _layout(row: Mapping[str, str]) -> Layout:
     tp, pp, dp, ep = (_count(row, column) for column in ("tp", "pp", "dp", "ep"))
-    if dp > 1 and dp == tp and ep == tp * dp:
-        # InferenceMAX/X says tp = dp = devices when attention is data-parallel and experts are shared by all of them.
+    if _attention_ranks(row):
         return Layout(tp=1, pp=pp, dp=dp, ep=dp)
-    devices = row.get("n_gpu", "").strip()
-    if not row.get("tp", "").strip() and devices:
-        tp = _count(row, "n_gpu")
     return Layout(tp=tp, pp=pp, dp=dp, ep=ep if ep in (1, tp * dp) else 1)
+
+
+def _replicated(question: Question, row: Mapping[str, str]) -> Question:
+    """More devices than the layout takes are replicas; a table without tp means the narrowest layout that fits."""
+    devices = _count(row, "n_gpu")
+    if not (row.get("tp") or "").strip():
+        question = _narrowest(question, devices)
+    elif _attention_ranks(row):
+        return question
+    return replace(question, replicas=max(1, devices // question.layout.devices))
+
+
+def _narrowest(question: Question, devices: int) -> Question:
+    for doublings in range(devices.bit_length()):
+        found = replace(question, layout=replace(question.layout, tp=2**doublings))
+        try:
+            found.engine_limits(found.work())
+        except PlannerError:
+            continue
+        return found
+    return replace(question, layout=replace(question.layout, tp=devices))
+
+
+def _attention_ranks(row: Mapping[str, str]) -> bool:
+    """InferenceMAX/X says tp = dp = devices when attention is data-parallel and all of them share the experts."""
+    tp, dp, ep = (_count(row, column) for column in ("tp", "dp", "ep"))
+    return dp > 1 and dp == tp and ep == tp * dp
 
 
 def _split(row: Mapping[str, str]) -> Split | None:

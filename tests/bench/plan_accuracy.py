@@ -107,8 +107,9 @@ def _throughput(rows: list[Row], calibration: Calibration) -> None:
         errors: dict[str, list[float]] = {"out_tok_s": [], "ttft_mean_ms": [], "tpot_mean_ms": []}
         for row, answer in zip(checked, answers, strict=True):
             for column, found in errors.items():
-                if f"{row['load_kind']} | {slice_of(row)}" == name and row[column] and answer[column]:
-                    found.append(float(answer[column]) / float(row[column]) - 1)
+                told = row[column] or row[column.replace("mean", "p50")]
+                if f"{row['load_kind']} | {slice_of(row)}" == name and told and answer[column]:
+                    found.append(float(answer[column]) / float(told) - 1)
         cells = "".join(f"{_median(np.array(found)):>10.1f}" for found in errors.values())
         bias = 100 * np.median(errors["out_tok_s"]) if errors["out_tok_s"] else float("nan")
         print(f"{name:64}{len(errors['out_tok_s']) or len(errors['tpot_mean_ms']):>5}{cells}{bias:>10.1f}")

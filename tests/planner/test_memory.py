@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner import MemoryReport, PlannerError, memory_report, shape_from_config
-from planner.memory import ENGINE_OVERHEAD_BYTES, GIB
+from planner.memory import ENGINE_OVERHEAD_BYTES
+from planner.types import GIB
 
 SMOLLM2 = shape_from_config(
     {

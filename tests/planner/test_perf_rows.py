@@ -101,3 +101,22 @@ def test_more_than_can_be_served_is_said() -> None:
     (found,) = answers(ROW | {"load_kind": "request_rate", "load": "1000"})
     assert "overloaded" in found["error"]
     assert found["ttft_mean_ms"] == ""
+
+
+def test_more_devices_than_a_layout_takes_are_replicas() -> None:
+    """Four times the devices and clients: the same latencies and four times the tokens."""
+    one, four = answers(ROW, ROW | {"n_gpu": "16", "load": "64"})
+    assert four["tpot_mean_ms"] == one["tpot_mean_ms"]
+    assert float(four["out_tok_s"]) == pytest.approx(4 * float(one["out_tok_s"]))
+
+
+def test_a_table_without_tp_means_the_narrowest_layout_that_fits() -> None:
+    small = question_of_row(ROW | {"model": "Llama-3.1-8B", "tp": "", "n_gpu": "8"}, DEVICES)
+    large = question_of_row(ROW | {"quant": "bf16", "tp": "", "n_gpu": "8"}, DEVICES)
+    assert (small.layout.tp, small.replicas) == (1, 8)
+    assert (large.layout.tp, large.replicas) == (2, 4)
+
+
+def test_an_engine_without_graphs_is_slower() -> None:
+    old, new = answers(ROW | {"engine": "vLLM 2023 (Splitwise)"}, ROW)
+    assert float(old["tpot_mean_ms"]) > 1.3 * float(new["tpot_mean_ms"])
