@@ -188,7 +188,8 @@ def _percentiles(spread: Spread, row: int) -> Percentiles:
 
 def _limit(served: Served, prepared: Prepared, row: int) -> str:
     if not isfinite(served.queue_s[row]):
-        return f"overloaded: at most {served.rate_rps[row] * prepared.questions[row].replicas:.3g} requests/s can be served"
+        most = served.rate_rps[row] * prepared.questions[row].replicas
+        return f"overloaded: at most {most:.3g} requests/s can be served"
     if served.queue_s[row] > 0:
         memory = prepared.engine.max_sequences[row] > served.cap[row]
         return (

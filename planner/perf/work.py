@@ -17,6 +17,7 @@ from planner.types import PlannerError, dtype_bytes
 BELOW_16_BITS = 16
 # Makers of 4-bit checkpoints of expert models pack the experts and leave attention alone.
 EXPERTS_ONLY_BITS = 4
+NO_EXPERT = r"re:(?!.*\.experts\.)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,9 @@ def storage(shape: ModelShape, quant: str | None) -> Quantisation:
     asked = quantisation(quant.removesuffix("?"), key="quant")
     if asked.weight_bits == own.weight_bits < BELOW_16_BITS:
         alike = asked.name.startswith("int") == own.name.startswith("int")
-        return own if alike else replace(asked, ignored=own.ignored, experts_only=own.experts_only)
+        return own if alike else replace(asked, ignored=own.ignored)
     if shape.experts and asked.weight_bits <= EXPERTS_ONLY_BITS:
-        return replace(asked, experts_only=True)
+        return replace(asked, ignored=(NO_EXPERT,))
     return asked
 
 
@@ -96,7 +97,7 @@ def work_of(shape: ModelShape, layout: Layout, stored: Quantisation, *, kv_dtype
     """The Work, of one row, of a model stored as `stored`. Raises PlannerError for a split the model does not allow."""
     if layout.dp < 1:
         raise PlannerError("settings", "dp", layout.dp, "must be at least 1", "set dp to 1")
-    Split(tp=layout.tp, pp=layout.pp, ep=layout.ep).check(shape)
+    Split(tp=layout.tp, pp=layout.pp, ep=layout.ep).check(replace(shape, quantisation=stored))
     sums = _Sums(Split(tp=layout.tp), stored, dtype_bytes(shape.dtype))
     for tensor in shape.tensors:
         sums.add(tensor)
@@ -153,7 +154,7 @@ class _Sums:
 
 
 def _is_packed(tensor: Tensor, stored: Quantisation) -> bool:
-    packs = tensor.linear and stored.packs(tensor.part) and not stored.ignores(tensor.module)
+    packs = tensor.linear and not stored.ignores(tensor.module)
     return packs and stored.weight_bits < BELOW_16_BITS
 
 

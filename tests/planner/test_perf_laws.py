@@ -118,7 +118,6 @@ def test_a_decode_step_is_the_sum_that_a_person_computes() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@settings(deadline=None)
 @given(models, st.floats(1, 200), st.floats(1, 3))
 def test_more_clients_never_make_a_token_faster(model: str, clients: float, times: float) -> None:
     few = asked(model=model, system="b200_sxm", tp=8, concurrency=clients)
