@@ -36,11 +36,13 @@ KINDS: Mapping[str, LoadKind] = {
 DRAWN_LENGTHS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 DRAWN_MEAN, DRAWN_SPREAD = 0.9, 0.2
 OLDEST_ENGINES = "2023"  # before vLLM had CUDA graphs
+LARGEST = 1e8  # tokens, clients or requests/s; more is a slip of the pen
 PACKED_KV = ("fp8", "fp4")
 
 
 def question_of_row(row: Mapping[str, str], devices: Devices) -> Question:
     """The question of one row. Raises PlannerError that names the column at fault."""
+    row = {column: value or "" for column, value in row.items()}  # a short line of a table leaves None
     shape = shape_of_model(_text(row, "model"))
     device = devices.device(_text(row, "gpu"))
     stored = storage(shape, row.get("quant", "").strip().lower())
@@ -162,8 +164,10 @@ def _number(row: Mapping[str, str], column: str) -> float:
         value = float(word)
     except ValueError:
         value = -1.0
-    if not 0 < value < float("inf"):
-        raise _error(column, word, "a number above zero is needed", f"correct the column {column}")
+    if not 0 < value <= LARGEST:
+        raise _error(
+            column, word, f"a number above zero, and below {LARGEST:g}, is needed", f"correct the column {column}"
+        )
     return value
 
 

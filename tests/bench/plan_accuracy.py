@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     rows = read_rows(folder)
     data, refused = measured([row for row in rows if is_vllm(row)])
-    print(f"{len(data.rows)} closed-loop vLLM rows, {len(data.possible().rows)} of them possible by the data sheet;")
+    print(f"{len(data.rows)} closed-loop vLLM rows, {len(data.possible().rows)} of them within its operators' reach;")
     print(f"{len(refused)} refused: " + "; ".join(sorted(set(refused))))
     results = {"uncalibrated": data.errors(Calibration())}
     tpot, ttft, without_model = held_out(data, model_of)

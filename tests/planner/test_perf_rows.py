@@ -120,3 +120,9 @@ def test_a_table_without_tp_means_the_narrowest_layout_that_fits() -> None:
 def test_an_engine_without_graphs_is_slower() -> None:
     old, new = answers(ROW | {"engine": "vLLM 2023 (Splitwise)"}, ROW)
     assert float(old["tpot_mean_ms"]) > 1.3 * float(new["tpot_mean_ms"])
+
+
+def test_short_lines_and_slips_of_the_pen_are_no_traceback() -> None:
+    none: dict[str, str] = dict.fromkeys(ROW)  # type: ignore[assignment]
+    vast = [ROW | {column: "1e300"} for column in ("isl", "osl", "load", "tp", "dp", "n_gpu")]
+    assert all(found["error"] for found in answers(none, {}, *vast))

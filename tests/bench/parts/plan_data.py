@@ -40,7 +40,7 @@ class Measured:
         return Measured([self.rows[i] for i in index], self.points.take(index))
 
     def possible(self) -> Measured:
-        """Without points that the device's data sheet forbids."""
+        """Without points that ask more than the device's operators ever reached."""
         return self.take(np.flatnonzero(demanded_share(self.points) <= 1))
 
     def errors(self, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
