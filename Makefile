@@ -1,7 +1,7 @@
 # make up        installs what is missing and serves configs/local.yaml      make help lists the rest
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: install up down test test-fast chaos check bench lock clean help
+.PHONY: install up down test test-fast chaos check bench plan-accuracy lock clean help
 
 PYTHON ?= python3
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -43,6 +43,9 @@ bench: install  ## run the measurements in tests/bench, one after another
 	  [ -e "$$script" ] || continue; \
 	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done
+
+plan-accuracy: install  ## how wrong the planner's estimates are on published measurements (FERRY_DATA names their folder)
+	$(BIN)/python tests/bench/plan_accuracy.py $(ARGS)
 
 # PyTorch's CPU builds are not on the package index. So the CPU lock resolves the index's torch without its CUDA
 # parts and then pins the CPU build: a CUDA build cannot slip in. The CUDA builds of torchvision, torchaudio and

@@ -29,6 +29,9 @@ from planner.kv_blocks import KvCapacity, KvLayout, kv_layout
 from planner.library import PublicModel, public_models, shape_of_model
 from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
+from planner.perf.calibration import Calibration
+from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
+from planner.perf.shipped import shipped_calibration
 from planner.prices import Offer, Price, Prices, prices_from
 from planner.quantisation import Quantisation, quantisation
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
@@ -49,11 +52,13 @@ from planner.types import PlannerError, dtype_bytes
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
+    "Calibration",
     "ContextLengths",
     "Degree",
     "Device",
     "Devices",
     "Engine",
+    "Estimate",
     "Evacuation",
     "Experts",
     "Figure",
@@ -68,6 +73,7 @@ __all__ = [
     "ModelShape",
     "Notice",
     "Offer",
+    "Percentiles",
     "PlannerError",
     "Price",
     "Prices",
@@ -91,6 +97,8 @@ __all__ = [
     "device",
     "devices_from",
     "dtype_bytes",
+    "estimate",
+    "estimate_rows",
     "folder_weight_bytes",
     "gpu_memory_report",
     "holds_probability",
@@ -112,6 +120,7 @@ __all__ = [
     "recording_from",
     "shape_from_config",
     "shape_of_model",
+    "shipped_calibration",
     "slo_from",
     "spot_markets_from",
     "spot_needed",
