@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.core_client import AsyncMPClient
 
 GIB = 1 << 30
+CHECKS_TRANSFERS = "ferry_checks_transfers"
+"""Key of the connector's extra configuration: whether what it pulls is checked."""
 
 # Handed to every engine process. UCX's registration cache leaks without a bound when NIXL is imported before vLLM
 # sets it (vllm/distributed/nixl_utils.py); the others keep engines from phoning out.
@@ -68,7 +70,7 @@ def engine_args(
     if settings.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
     if kv_engine_id is not None:
-        arguments["kv_transfer_config"] = _kv_transfer(kv_engine_id, on_cpu=on_cpu)
+        arguments["kv_transfer_config"] = _kv_transfer(kv_engine_id, settings, on_cpu=on_cpu)
     unknown = set(settings.args) - set(AsyncEngineArgs.__dataclass_fields__)
     if unknown:
         raise ConfigError(
@@ -79,7 +81,7 @@ def engine_args(
     return AsyncEngineArgs(**(arguments | settings.args))
 
 
-def _kv_transfer(engine_id: str, *, on_cpu: bool) -> Any:
+def _kv_transfer(engine_id: str, settings: EngineSettings, *, on_cpu: bool) -> Any:
     from vllm.config import KVTransferConfig
 
     return KVTransferConfig(
@@ -89,6 +91,7 @@ def _kv_transfer(engine_id: str, *, on_cpu: bool) -> Any:
         kv_role="kv_both",
         engine_id=engine_id,
         kv_load_failure_policy="recompute",
+        kv_connector_extra_config={CHECKS_TRANSFERS: settings.kv_checksum == "moves"},
         **({"kv_buffer_device": "cpu"} if on_cpu else {}),
     )
 
