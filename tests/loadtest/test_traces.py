@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.traces import SOURCES, Trace, load_trace, thinned
+from loadtest.traces import SOURCES, load_trace, thinned
 from loadtest.traces.replay import limited, spread_out
 from loadtest.types import LoadTestError
+from planner import RequestTrace
 from tests.research_data import data_file
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -178,7 +179,7 @@ def real(name: str) -> Path:
     return path
 
 
-def cv_of(trace: Trace) -> float:
+def cv_of(trace: RequestTrace) -> float:
     gaps = np.diff([one.at_s for one in trace.requests])
     return float(gaps.std() / gaps.mean())
 
