@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,13 @@ class RunSpec:
     warm_connections: int | None = None
     """Connections opened before the start; None: as many as the first second will probably need."""
     keep_text: bool = False
+    class_slos: Mapping[str, Slo] = field(default_factory=dict)
+    """Of SLO classes that `slo` is not for."""
     spool_folder: Path | None = None
     """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
+
+    def slo_of(self, slo_class: str) -> Slo:
+        return self.class_slos.get(slo_class, self.slo)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from planner.files import (
 )
 from planner.fit import Degree, degrees, gpu_memory_report
 from planner.footprint import Footprint
+from planner.gaps import Family, Spread, weibull_shape
 from planner.gpu_memory import GpuMemoryReport
 from planner.kv_blocks import KvCapacity, KvLayout, kv_layout
 from planner.library import PublicModel, public_models, shape_of_model
@@ -34,6 +35,9 @@ from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
 from planner.perf.shipped import shipped_calibration
 from planner.prices import Offer, Price, Prices, prices_from
 from planner.quantisation import Quantisation, quantisation
+from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
+from planner.recorded import BadLine, RequestTrace, TraceRequest
+from planner.servegen import servegen
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
     Notice,
@@ -47,11 +51,15 @@ from planner.spot import (
     spot_needed,
     up_probabilities,
 )
+from planner.trace_formats import TRACE_FORMATS, guess_trace_format, request_trace
 from planner.traces import Recording, recording_from
 from planner.types import PlannerError, dtype_bytes
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
+    "SPELLS",
+    "TRACE_FORMATS",
+    "BadLine",
     "Calibration",
     "ContextLengths",
     "Degree",
@@ -61,6 +69,7 @@ __all__ = [
     "Estimate",
     "Evacuation",
     "Experts",
+    "Family",
     "Figure",
     "Footprint",
     "GpuMemoryReport",
@@ -79,19 +88,24 @@ __all__ = [
     "Prices",
     "PublicModel",
     "Quantisation",
+    "RateProfile",
     "Recording",
+    "RequestTrace",
     "Sample",
     "Slo",
     "SloClass",
     "SpotMarket",
     "SpotMarkets",
     "SpotMix",
+    "Spread",
     "State",
     "Stream",
     "Target",
     "Trace",
+    "TraceRequest",
     "Workload",
     "cheapest_mix",
+    "constant_rate",
     "context_lengths",
     "degrees",
     "device",
@@ -101,13 +115,17 @@ __all__ = [
     "estimate_rows",
     "folder_weight_bytes",
     "gpu_memory_report",
+    "guess_trace_format",
     "holds_probability",
     "kv_layout",
     "memory_report",
     "mix_of",
+    "on_off",
     "prices_from",
     "public_models",
     "quantisation",
+    "ramp",
+    "rate_file",
     "read_devices",
     "read_json_object",
     "read_prices",
@@ -118,14 +136,19 @@ __all__ = [
     "read_workload",
     "read_yaml_object",
     "recording_from",
+    "request_trace",
+    "servegen",
     "shape_from_config",
     "shape_of_model",
     "shipped_calibration",
     "slo_from",
+    "spells",
     "spot_markets_from",
     "spot_needed",
+    "steps",
     "traffic_under",
     "up_probabilities",
+    "weibull_shape",
     "weight_files",
     "workload_from",
 ]
