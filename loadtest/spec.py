@@ -8,6 +8,15 @@ from pathlib import Path
 
 from loadtest.audit import WorkerAudit
 from loadtest.types import Job, Limits, Record, Slo, Target
+from loadtest.watch.types import Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Rent:
+    """What the whole deployment costs, and who says so."""
+
+    usd_per_hour: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class RunSpec:
     keep_text: bool = False
     spool_folder: Path | None = None
     """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
+    rent: Rent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +53,5 @@ class RunResult:
     workers: tuple[WorkerAudit, ...]
     interrupted: bool
     died: tuple[str, ...]
+    watched: Watched | None = None
+    """None: nobody looked at the server."""
