@@ -8,34 +8,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from loadtest import cli_drill, cli_exchange, cli_report
 from loadtest import cli_options as flags
+from loadtest.cli_report import RentFlag, HtmlFile, NoWatch, rent_of, run_watched, write_page
+from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
 from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.console import progress_line, show, show_definitions, show_point
 from loadtest.endpoint import first_model
 from loadtest.load import LoadPlan, make_load
 from loadtest.options import parse_header, parse_slo
-from loadtest.report import Verdict, build
+from loadtest.report import build
 from loadtest.report import as_json as as_json_tree
 from loadtest.results import save
-from loadtest.runner import run as run_load
 from loadtest.spec import RunSpec
 from loadtest.truth import TruthConfig
-from loadtest.types import Limits, LoadTestError, Target
+from loadtest.types import Limits, Target
 
 load_app = typer.Typer(no_args_is_help=True, help="Measure an endpoint: `run` it, `calibrate` this machine.")
 
-EXIT_CODES = MappingProxyType({Verdict.MET: 0, Verdict.NO_SLO: 0, Verdict.MISSED: 1, Verdict.INVALID: 3})
-CANNOT_RUN = 2
+cli_report.register(load_app)
+cli_exchange.register(load_app)
+cli_drill.register(load_app)
 
 
 @load_app.command()
@@ -75,9 +75,12 @@ def run(
     save_dir: flags.SaveDir = Path("results"),
     as_json: flags.AsJson = False,
     keep_text: flags.KeepText = False,
+    html: HtmlFile = None,
+    usd_per_hour: RentFlag = None,
+    no_watch: NoWatch = False,
 ) -> None:
     """Send a load, and judge it against the SLO. Ctrl-C ends it early and keeps what was seen."""
-    with _errors_as_exit_codes():
+    with errors_as_exit_codes():
         keys = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
         headers = (*keys, *(parse_header(line) for line in header or ()))
         target = Target(base_url, endpoint, headers, str(ca_file) if ca_file else None, not insecure)
@@ -91,8 +94,10 @@ def run(
         limits = Limits(max_concurrency, benchmark_duration, timeout_s, idle_timeout_s, drain_s=drain_s)
         slo = parse_slo(goodput or (), slo_attainment_fraction)
         load = make_load(plan)
-        spec = RunSpec(target, load.jobs, limits, slo, workers, warmup_s, keep_text=keep_text)
-        raise typer.Exit(_run_and_tell(spec, load.notes, save_dir, as_json))
+        spec = RunSpec(
+            target, load.jobs, limits, slo, workers, warmup_s, keep_text=keep_text, rent=rent_of(usd_per_hour)
+        )
+        raise typer.Exit(_run_and_tell(spec, load.notes, save_dir, as_json, html, watch=not no_watch))
 
 
 @load_app.command("calibrate")
@@ -108,7 +113,7 @@ def calibrate_(
     """Measure the client of this machine against a server whose latencies are known."""
     console = Console(stderr=as_json)
     truth = TruthConfig(tokens=osl)
-    with _errors_as_exit_codes():
+    with errors_as_exit_codes():
         console.print(
             f"TTFT {truth.ttft_ms:g} ms, gap {truth.gap_ms:g} ms, {truth.tokens} tokens; errors: mean / p99 in ms",
             highlight=False,
@@ -135,12 +140,14 @@ def definitions() -> None:
     show_definitions(Console())
 
 
-def _run_and_tell(spec: RunSpec, notes: tuple[str, ...], save_dir: Path, as_json: bool) -> int:
+def _run_and_tell(
+    spec: RunSpec, notes: tuple[str, ...], save_dir: Path, as_json: bool, html: Path | None, *, watch: bool
+) -> int:
     """The exit code."""
     console = Console(stderr=as_json)
     for note in notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
-    result = run_load(spec, progress_line(console))
+    result = run_watched(spec, progress_line(console), watch=watch)
     report = build(result)
     saved = save(result, report, save_dir)
     show(report, console)
@@ -150,13 +157,6 @@ def _run_and_tell(spec: RunSpec, notes: tuple[str, ...], save_dir: Path, as_json
         Console(stderr=True).print(f"not all could be saved: {saved.error}", style="red", markup=False)
         return CANNOT_RUN
     console.print(f"saved: {saved.report_file}, {saved.records_file}", markup=False, highlight=False, soft_wrap=True)
+    if html is not None:
+        write_page(saved.report_file, html)
     return EXIT_CODES[report.verdict]
-
-
-@contextmanager
-def _errors_as_exit_codes() -> Iterator[None]:
-    try:
-        yield
-    except LoadTestError as error:
-        Console(stderr=True).print(f"ferry load: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(CANNOT_RUN) from error
