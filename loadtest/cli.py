@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from loadtest import cli_drill, cli_exchange, cli_report
+from loadtest import cli_drill, cli_exchange, cli_report, cli_validate
 from loadtest import cli_options as flags
-from loadtest.cli_report import RentFlag, HtmlFile, NoWatch, rent_of, run_watched, write_page
+from loadtest.cli_report import HtmlFile, NoWatch, PlanPrice, RentFlag, rent_of, run_watched, write_page
 from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
 from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.console import progress_line, show, show_definitions, show_point
@@ -36,6 +36,7 @@ load_app = typer.Typer(no_args_is_help=True, help="Measure an endpoint: `run` it
 cli_report.register(load_app)
 cli_exchange.register(load_app)
 cli_drill.register(load_app)
+cli_validate.register(load_app)
 
 
 @load_app.command()
@@ -77,6 +78,7 @@ def run(
     keep_text: flags.KeepText = False,
     html: HtmlFile = None,
     usd_per_hour: RentFlag = None,
+    price_plan: PlanPrice = None,
     no_watch: NoWatch = False,
 ) -> None:
     """Send a load, and judge it against the SLO. Ctrl-C ends it early and keeps what was seen."""
@@ -95,7 +97,14 @@ def run(
         slo = parse_slo(goodput or (), slo_attainment_fraction)
         load = make_load(plan)
         spec = RunSpec(
-            target, load.jobs, limits, slo, workers, warmup_s, keep_text=keep_text, rent=rent_of(usd_per_hour)
+            target,
+            load.jobs,
+            limits,
+            slo,
+            workers,
+            warmup_s,
+            keep_text=keep_text,
+            rent=rent_of(usd_per_hour, price_plan),
         )
         raise typer.Exit(_run_and_tell(spec, load.notes, save_dir, as_json, html, watch=not no_watch))
 

@@ -27,9 +27,9 @@ from loadtest.drill.texts import TextCheck, check_texts
 from loadtest.drill.timeline import BY_ADMIN_API, Action, in_order, parse_action, timeline_from
 from loadtest.endpoint import first_model
 from loadtest.jobs import greedy
-from loadtest.load import LoadPlan, make_load
 from loadtest.moves import ASK_HEADER
 from loadtest.options import parse_header, parse_slo
+from loadtest.plain_load import PlainLoad
 from loadtest.report import as_json as as_json_tree
 from loadtest.report import build
 from loadtest.results import save
@@ -44,7 +44,7 @@ Do = Annotated[
     list[str] | None,
     typer.Option(
         "--do",
-        help="`SECONDS KIND SUBJECT`; repeat it. Kinds: drain, undrain, kill, kill-host, stop and continue a REPLICA (or "
+        help="`SECONDS KIND SUBJECT`; repeat it. Kinds: drain, undrain, kill, kill-host, stop, continue a REPLICA (or "
         "busiest:POOL; the last four also pid:N on this machine), or run a shell command.",
         rich_help_panel=DRILL,
     ),
@@ -113,15 +113,18 @@ def drill(
         keys = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
         headers = (*keys, *(parse_header(line) for line in header or ()), ASK_HEADER)
         target = Target(base_url, endpoint, headers, str(ca_file) if ca_file else None, not insecure)
-        plan = LoadPlan(
-            endpoint=endpoint, model=model or first_model(target), input_words=isl, output_tokens=osl,
-            ignore_eos=ignore_eos, stream=True, seed=seed, request_rate_rps=request_rate, burstiness=burstiness,
-            family=None, cv=1.0, ramp_from_rps=None, bursts="", rate_file=None, trace=None, trace_format="",
-            trace_keep=1.0, concurrency=max_concurrency, requests=num_prompts, duration_s=benchmark_duration,
-        )  # fmt: skip
+        load = PlainLoad(
+            endpoint=endpoint,
+            model=model or first_model(target),
+            isl=isl,
+            osl=osl,
+            seed=seed,
+            burstiness=burstiness,
+            ignore_eos=ignore_eos,
+        )
         limits = Limits(max_concurrency, benchmark_duration, timeout_s, idle_timeout_s, drain_s=drain_s)
         slo = parse_slo(goodput or (), slo_attainment_fraction)
-        jobs = make_load(plan).jobs
+        jobs = load.jobs(request_rate, duration_s=benchmark_duration, requests=num_prompts, concurrency=max_concurrency)
         spec = RunSpec(target, greedy(jobs, seed) if check_text else jobs, limits, slo, workers, keep_text=check_text)
         token = (("Authorization", f"Bearer {admin_token}"),) if admin_token else ()
         hands = Hands(replace(target, base_url=admin_url or base_url, headers=token))

@@ -18,7 +18,9 @@ from loadtest.runner import run
 from loadtest.saved import read_run
 from loadtest.spec import Rent, RunResult, RunSpec
 from loadtest.types import LoadTestError
+from loadtest.validate.prediction import rent_of_plan
 from loadtest.watch.watcher import Watcher
+from planner import read_plan
 
 HtmlFile = Annotated[
     Path | None, typer.Option("--html", help="Write the report as one HTML page too.", rich_help_panel=OUTPUT)
@@ -26,6 +28,10 @@ HtmlFile = Annotated[
 RentFlag = Annotated[
     float | None,
     typer.Option("--usd-per-hour", help="What the whole deployment costs: gives $ per token.", rich_help_panel=OUTPUT),
+]
+PlanPrice = Annotated[
+    Path | None,
+    typer.Option("--plan", help="A plan.yaml whose price counts, unless --usd-per-hour does.", rich_help_panel=OUTPUT),
 ]
 NoWatch = Annotated[
     bool, typer.Option("--no-watch", help="Do not read the server's /metrics each second.", rich_help_panel=OUTPUT)
@@ -63,7 +69,10 @@ def run_watched(
     return replace(result, watched=watcher.taken())
 
 
-def rent_of(usd_per_hour: float | None) -> Rent | None:
+def rent_of(usd_per_hour: float | None, plan: Path | None) -> Rent | None:
+    """Raises LoadTestError and PlannerError."""
+    if usd_per_hour is None and plan is not None:
+        return rent_of_plan(read_plan(plan), plan.name)
     if usd_per_hour is not None and not usd_per_hour >= 0:
         raise LoadTestError(f"--usd-per-hour is {usd_per_hour}: it must be 0 or more")
     return Rent(usd_per_hour, "--usd-per-hour") if usd_per_hour is not None else None

@@ -24,8 +24,8 @@ def show_drill(drill: DrillReport, console: Console) -> None:
     if drill.texts is not None:
         _show_texts(drill.texts, console)
     console.print(
-        f"harmed means: above {_ms(drill.harm.ttft_ms)} ms to the first token, above {_ms(drill.harm.gap_ms)} ms between "
-        f"two tokens, or not completed; {drill.touched_count} streams were harmed or moved",
+        f"harmed means: above {_ms(drill.harm.ttft_ms)} ms to the first token, above {_ms(drill.harm.gap_ms)} ms "
+        f"between two tokens, or not completed; {drill.touched_count} streams were harmed or moved",
         style="dim",
         markup=False,
         highlight=False,
@@ -76,8 +76,8 @@ def _action_lines(one: ActionReport) -> list[str]:
         moved = f"{streams.moves.requests} moved ({streams.moves.kv} with KV, {streams.moves.replay} by replay)"
     longest = streams.longest_gap
     lines.append(
-        f"  {streams.open} streams were open: {streams.completed} completed, {streams.lost} lost, {streams.cut} of them "
-        f"cut; {moved}; longest gap {_ms(longest.max_ms)} ms (p50 {_ms(longest.p50_ms)})"
+        f"  {streams.open} streams were open: {streams.completed} completed, {streams.lost} lost, {streams.cut} of "
+        f"them cut; {moved}; longest gap {_ms(longest.max_ms)} ms (p50 {_ms(longest.p50_ms)})"
     )
     if healed.after_s is None:
         lines.append("  recovery was not seen before the run ended or the next action came")

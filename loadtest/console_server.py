@@ -11,10 +11,12 @@ from loadtest.watch.summary import PoolTotal, ServerTotal
 
 def show_moves(moves: MovesTotal | None, console: Console) -> None:
     if moves is not None:
+        longest = f", longest gap {moves.gap_max_ms:.1f} ms" if moves.gap_max_ms is not None else ""
         _say(
             console,
             f"moves, as the answers tell: {moves.requests} requests moved, {moves.kv} times with KV and {moves.replay} "
-            f"times by replay; longest gap {moves.gap_max_ms:.1f} ms, {moves.recomputed_tokens} tokens computed again",
+            f"times by replay{longest}, {moves.recomputed_tokens} tokens computed again; {moves.handovers} hand-overs "
+            f"after the prefill",
         )
 
 

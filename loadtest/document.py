@@ -1,7 +1,7 @@
 """The report as a document that tools exchange (`ferry-load/1`), read back with types. Pure.
 
-`report.as_json` writes it for a run of ours; `exchange` writes it for results of other tools. What a source does not say
-is null and stands under `missing`; it is never 0.
+`report.as_json` writes it for a run of ours; `exchange` writes it for results of other tools. What a source does not
+say is null and stands under `missing`; it is never 0.
 """
 
 from __future__ import annotations
@@ -131,6 +131,5 @@ def _read_infinities(summary: Any) -> None:
     for metric in metrics.values() if isinstance(metrics, dict) else ():
         figures = [metric, *(metric.get(key) for key in ("completed_ms", "all_ms"))] if isinstance(metric, dict) else []
         for some in figures:
-            for key, value in some.items() if isinstance(some, dict) else ():
-                if value == "inf":
-                    some[key] = math.inf
+            if isinstance(some, dict):
+                some.update({key: math.inf for key, value in some.items() if value == "inf"})

@@ -11,12 +11,14 @@ A whole answer only has the usage, and a stream that broke only the comments.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 ASK_HEADER = ("X-Ferry-Moves", "1")
+HANDOVER = "prefill_done"
 
 _COMMENT = re.compile(
     rb"ferry move mode=(?P<mode>\w+) reason=(?P<reason>\w+) at_token=(?P<at_token>\d+) gap_ms=(?P<gap_ms>[\d.]+)"
@@ -59,6 +61,11 @@ class Moves:
     def count(self) -> int:
         return self.kv + self.replay
 
+    @property
+    def others(self) -> tuple[ToldMove, ...]:
+        """All that are told of but the hand-over after the prefill, which is no disturbance."""
+        return tuple(move for move in self.told if move.reason != HANDOVER)
+
 
 def told_move(comment: bytes, at_ns: int) -> ToldMove | None:
     """The move that an SSE comment tells of; None for every other comment."""
@@ -86,26 +93,36 @@ def moves_of(told: Sequence[ToldMove], usage: MovesUsage | None) -> Moves | None
 
 @dataclass(frozen=True, slots=True)
 class MovesTotal:
-    """Of many requests."""
+    """Of many requests. Every request of a disaggregated deployment is handed over once, after its prefill: such moves
+    are counted apart, and `requests`, `kv`, `replay` and `gap_max_ms` are of the other ones."""
 
     requests: int
     """That moved at least once."""
     kv: int
     replay: int
-    gap_max_ms: float
+    gap_max_ms: float | None
+    handovers: int
+    unexplained: int
+    """Moves whose reason was not told, since the answer was no stream."""
     recomputed_tokens: int
+    reasons: Mapping[str, int]
+    """By reason and mode."""
 
 
 def total_of(each: Iterable[Moves | None]) -> MovesTotal | None:
     """None where no answer told of moves: nobody asked, or it is not Ferry."""
-    told = [moves for moves in each if moves is not None]
-    if not told:
+    known = [moves for moves in each if moves is not None]
+    if not known:
         return None
-    gaps_ms = [gap_ms for moves in told for gap_ms in moves.gap_ms]
+    told = [move for moves in known for move in moves.told]
+    others = [move for move in told if move.reason != HANDOVER]
     return MovesTotal(
-        requests=sum(moves.count > 0 for moves in told),
-        kv=sum(moves.kv for moves in told),
-        replay=sum(moves.replay for moves in told),
-        gap_max_ms=max(gaps_ms, default=0.0),
-        recomputed_tokens=sum(moves.recomputed_tokens or 0 for moves in told),
+        requests=sum(bool(moves.others) for moves in known),
+        kv=sum(move.mode == "kv" for move in others),
+        replay=sum(move.mode == "replay" for move in others),
+        gap_max_ms=max((move.gap_ms for move in others), default=None),
+        handovers=len(told) - len(others),
+        unexplained=sum(moves.count - len(moves.told) for moves in known),
+        recomputed_tokens=sum(moves.recomputed_tokens or 0 for moves in known),
+        reasons=dict(sorted(Counter(f"{move.reason} {move.mode}" for move in told).items())),
     )

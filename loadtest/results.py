@@ -1,4 +1,7 @@
-"""Results as files: one line of JSON per request, the report, and what was seen of the server. Reading them gives the same records again."""
+"""Results as files: one line of JSON per request, the report, and what was seen of the server.
+
+Reading them gives the same records again.
+"""
 
 from __future__ import annotations
 

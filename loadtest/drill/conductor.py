@@ -16,7 +16,7 @@ LOOK_EVERY_S = 0.25
 
 
 class Conductor:
-    """A `with` block around the run; `begin` is told the load's start. Actions that the run's end cut off stay undone."""
+    """A `with` block around the run; `begin` is told the load's start. What the run's end comes before stays undone."""
 
     def __init__(self, actions: Sequence[Action], hands: Hands) -> None:
         self._actions = actions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from urllib.parse import quote
 import psutil
 
 from loadtest.drill.timeline import BUSIEST, Action, Kind
-from loadtest.http.address import parse_base_url, tls_context
+from loadtest.http.plain import Asker
 from loadtest.types import LoadTestError, Target
 
 ADMIN = "/admin/v1"
@@ -103,30 +102,18 @@ class Hands:
         return cores
 
     def _ask(self, method: str, path: str) -> Any:
-        address = parse_base_url(self._admin.base_url)
-        where = f"{address.authority}{address.prefix}{ADMIN}{path}"
-        connection = (
-            http.client.HTTPSConnection(
-                address.host, address.port, timeout=ANSWER_WITHIN_S, context=tls_context(self._admin)
-            )
-            if address.tls
-            else http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_WITHIN_S)
-        )
+        asker = Asker(self._admin, ANSWER_WITHIN_S)
         try:
-            connection.request(method, f"{address.prefix}{ADMIN}{path}", headers=dict(self._admin.headers))
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise LoadTestError(f"cannot reach {where}: {error or type(error).__name__}") from error
+            status, body = asker.ask(method, f"{ADMIN}{path}")
         finally:
-            connection.close()
-        if not 200 <= answer.status < 300:
+            asker.close()
+        if not 200 <= status < 300:
             told = body[:MAX_TOLD_CHARS].decode(errors="replace")
-            raise LoadTestError(f"{where} answered {answer.status}: {told}")
+            raise LoadTestError(f"{ADMIN}{path} answered {status}: {told}")
         try:
             return json.loads(body)
         except ValueError as error:
-            raise LoadTestError(f"{where} answered with what is no JSON") from error
+            raise LoadTestError(f"{ADMIN}{path} answered with what is no JSON") from error
 
 
 def load_of(replica: dict[str, Any]) -> float:

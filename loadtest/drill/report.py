@@ -94,8 +94,8 @@ class Touched:
     request_id: str
     outcome: str
     detail: str
-    kv_moves: int | None
-    replay_moves: int | None
+    moves: Sequence[str] | None
+    """Reason and mode of each; None: the server told nothing of moves."""
     longest_gap_ms: float | None
 
 
@@ -141,7 +141,7 @@ def drill_report(
     touched = [
         _touched(record, run_id)
         for record in records
-        if clock.s(record.end_ns) >= first_s and (spans[record.number] or (record.moves and record.moves.count))
+        if clock.s(record.end_ns) >= first_s and (spans[record.number] or (record.moves and record.moves.others))
     ]
     return DrillReport(
         harm=harm,
@@ -225,8 +225,7 @@ def _touched(record: Record, run_id: str) -> Touched:
         request_id=f"{run_id}-{record.number}",
         outcome=record.outcome.value,
         detail=record.detail,
-        kv_moves=record.moves.kv if record.moves is not None else None,
-        replay_moves=record.moves.replay if record.moves is not None else None,
+        moves=[f"{move.reason} {move.mode}" for move in record.moves.others] if record.moves is not None else None,
         longest_gap_ms=float(gaps_ns.max()) / 1e6 if gaps_ns.size else None,
     )
 

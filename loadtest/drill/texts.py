@@ -1,7 +1,7 @@
 """Compares each answer of a drill with the same request's answer when nothing was disturbed. Pure.
 
-Greedy answers to the same prompts may differ without any fault: another batch gives other roundings. So the reference is
-taken twice, and what differs between these two is what the drill's differences have to be held against.
+Greedy answers to the same prompts may differ without any fault: another batch gives other roundings. So the reference
+is taken twice, and what differs between these two is what the drill's differences have to be held against.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class TextResult:
 class TextCheck:
     """Counts by verdict: of the drill against the reference, and of a second undisturbed run against it.
 
-    `moved`: of the drill's requests that moved. `excess`: by how much the drill's share of inexact answers is above that
-    of the undisturbed repetition; None without one.
+    `moved`: of the drill's requests that moved. `excess`: how far the drill's share of inexact answers is above that of
+    the undisturbed repetition; None without one.
     """
 
     drill: Mapping[str, int]
@@ -79,7 +79,7 @@ def check_texts(
     """Requests are matched by number. Only answers that the reference run completed can be compared."""
     right = {record.number: record.text for record in reference if record.ok}
     results = {record.number: compare_texts(right.get(record.number), record.text) for record in drill}
-    moved = {record.number for record in drill if record.moves is not None and record.moves.count}
+    moved = {record.number for record in drill if record.moves is not None and record.moves.others}
     again = (
         [compare_texts(right.get(record.number), record.text) for record in control] if control is not None else None
     )

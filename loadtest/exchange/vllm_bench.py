@@ -83,9 +83,10 @@ def write_vllm_bench(doc: Document, records: Sequence[Record], *, detailed: bool
         "output_throughput": total.output_tokens_per_s,
         **found,
     }
-    tokens = [tree.get(key) for key in ("total_input_tokens", "total_output_tokens")]
-    if total.window_s and all(count is not None for count in tokens):
-        tree["total_token_throughput"] = sum(tokens) / total.window_s
+    tokens = [number(tree, key) for key in ("total_input_tokens", "total_output_tokens")]
+    known = [count for count in tokens if count is not None]
+    if total.window_s and len(known) == len(tokens):
+        tree["total_token_throughput"] = sum(known) / total.window_s
     if detailed:
         tree |= _details(records)
     # These two are null in their files too; every other key that is not known is left out.

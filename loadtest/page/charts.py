@@ -145,7 +145,7 @@ def _longest_gaps(frame: _Frame, records: Sequence[Record], slo: Slo) -> Chart |
     points = [_longest_gap(record) for record in records if record.gaps_ns.size]
     if not points:
         return None
-    moved = {record.number for record in records if record.moves is not None and record.moves.count}
+    moved = {record.number for record in records if record.moves is not None and record.moves.others}
     numbers = [record.number for record in records if record.gaps_ns.size]
     still = [point for number, point in zip(numbers, points, strict=True) if number not in moved]
     of_moved = [point for number, point in zip(numbers, points, strict=True) if number in moved]

@@ -92,18 +92,22 @@ def _tiles(document: Document) -> str:
     tiles.append((lengths, "mean prompt and output tokens"))
     if document.moves is not None:
         moves = document.moves
-        told = f"requests moved ({moves.kv} moves with KV, {moves.replay} by replay); longest {moves.gap_max_ms:.0f} ms"
+        told = (
+            f"requests moved ({moves.kv} moves with KV, {moves.replay} by replay; longest gap "
+            f"{figure(moves.gap_max_ms, 'ms')}), beside {moves.handovers} hand-overs after the prefill"
+        )
         tiles.append((str(moves.requests), told))
     if document.cost is not None:
         cost = document.cost
         tiles.append(
             (
                 f"${figure(cost.usd_per_million_good_tokens)}",
-                f"per million output tokens within the SLO; ${figure(cost.usd_per_million_tokens)} per million of all, at "
-                f"${cost.usd_per_hour:.2f}/h ({escape(cost.source)})",
+                f"per million output tokens within the SLO; ${figure(cost.usd_per_million_tokens)} per million of all, "
+                f"at ${cost.usd_per_hour:.2f}/h ({escape(cost.source)})",
             )
         )
-    return f'<div class="tiles">{"".join(f"<div class=tile><b>{value}</b><span>{said}</span></div>" for value, said in tiles)}</div>'
+    shown = "".join(f'<div class="tile"><b>{value}</b><span>{said}</span></div>' for value, said in tiles)
+    return f'<div class="tiles">{shown}</div>'
 
 
 def _warnings(document: Document) -> str:
@@ -120,7 +124,7 @@ def _warnings(document: Document) -> str:
 def _note_of_all(document: Document) -> str:
     if not any(found.all_ms for found in document.total.metrics.values()):
         return ""
-    return '<p class="soft">“all” counts what did not complete as infinitely late; the other columns leave it out.</p>'
+    return '<p class="soft">“all” counts what did not complete as infinitely late; other columns leave it out.</p>'
 
 
 def _figures(charts: list[Chart]) -> str:
@@ -133,9 +137,9 @@ def _source(document: Document) -> str:
     source = document.source
     if source is None:
         return (
-            f"<p>Measured by <code>ferry load</code>, document <code>{escape(document.format)}</code>. Each request went "
-            f"out with the header <code>x-request-id: {escape(document.run_id)}-NUMBER</code>, by which the server's logs "
-            "can be joined.</p>"
+            f"<p>Measured by <code>ferry load</code>, document <code>{escape(document.format)}</code>. Each request "
+            f"went out with the header <code>x-request-id: {escape(document.run_id)}-NUMBER</code>, by which the server's "
+            "logs can be joined.</p>"
         )
     notes = "".join(f"<p class='soft'>{escape(note)}</p>" for note in source.notes)
     return f"<p>Imported from {escape(source.tool)} {escape(source.version or '(version unknown)')}.</p>{notes}"

@@ -13,8 +13,11 @@ TICK_EVERY_PX = 70.0
 class Scale(Protocol):
     """`from_px` is where `low` lies and `to_px` where `high` lies; values outside are drawn at the edge."""
 
-    low: float
-    high: float
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
 
     def place(self, value: float) -> float: ...
 

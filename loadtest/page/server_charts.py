@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from loadtest.page.charts import NS_PER_S, SINCE_START, WIDE, Chart, Mark, end_s_of, marks_of
 from loadtest.page.scale import Linear, from_zero
@@ -44,7 +45,7 @@ def _events(server: Sequence[ServerSample], x: Linear, marks: Sequence[Mark]) ->
     """Moves and preemptions, between one scrape and the next."""
     bars: dict[str, list[tuple[float, float, float]]] = {}
     for name in ("moves", "preemptions"):
-        for before, after in zip(server, server[1:], strict=False):
+        for before, after in pairwise(server):
             # `rise` takes a series that is new in its second sample as one that began at 0.
             risen = sum(rise((before, after), name).values())
             if risen:

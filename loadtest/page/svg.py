@@ -94,7 +94,8 @@ class Plot:
         above = py - 4 if py > self.box.top + 14 else py + 12
         self._parts.append(
             f'<path class="line {colour}" d="M{_px(self.box.left)} {_px(py)}H{_px(self.box.right)}"/>'
-            f'<text class="{colour} word" x="{_px(self.box.right)}" y="{_px(above)}" text-anchor="end">{escape(told)}</text>'
+            f'<text class="{colour} word" x="{_px(self.box.right)}" y="{_px(above)}" text-anchor="end">'
+            f"{escape(told)}</text>"
         )
 
     def mark(self, at: float, until: float | None, told: str) -> None:

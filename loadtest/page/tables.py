@@ -134,7 +134,7 @@ def drill_tables(drill: DrillReport) -> str:
                 str(one.number),
                 escape(one.outcome),
                 figure(one.longest_gap_ms),
-                MISSING if one.kv_moves is None else f"{one.kv_moves} / {one.replay_moves}",
+                MISSING if one.moves is None else escape(", ".join(one.moves) or "none"),
                 f"<code>{escape(one.request_id)}</code>",
                 escape(one.detail),
             ]
@@ -142,7 +142,7 @@ def drill_tables(drill: DrillReport) -> str:
         ]
         more = f", of which the first {MAX_TOUCHED_ROWS}" if drill.touched_count > MAX_TOUCHED_ROWS else ""
         parts.append(f"<p>{drill.touched_count} streams were moved or harmed{more}:</p>")
-        head = ("#", "outcome", "longest gap, ms", "moves: KV / replay", "request id", "detail")
+        head = ("#", "outcome", "longest gap, ms", "moves", "request id", "detail")
         parts.append(table(head, rows, words=[4, 5]))
     return "".join(parts)
 
@@ -232,8 +232,8 @@ def client_table(document: Document) -> str:
         "in flight, most",
     )
     lag = (
-        f"Sent late by {figure(client.get('lag_p50_ms'), 'ms')} at the median, {figure(client.get('lag_p99_ms'), 'ms')} "
-        f"at p99, {figure(client.get('lag_max_ms'), 'ms')} at most; {client.get('sent')} of {client.get('due')} due "
+        f"Sent late by {figure(client.get('lag_p50_ms'), 'ms')} at the median, "
+        f"{figure(client.get('lag_p99_ms'), 'ms')} at p99, {figure(client.get('lag_max_ms'), 'ms')} at most; {client.get('sent')} of {client.get('due')} due "
         f"requests were sent, {_percent(client.get('reused_share'))} of them on a reused connection."
     )
     return f"<p>{lag}</p>{table(head, rows)}"

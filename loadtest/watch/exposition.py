@@ -1,7 +1,7 @@
 """Reads Prometheus' text format and takes out what a load test wants to know. Pure.
 
-The format: https://prometheus.io/docs/instrumenting/exposition_formats/. Engines are vLLM's (`vllm:*`) and, where a pool
-is named in the labels, Ferry's; `ferry:*` are the gateway's own.
+The format: https://prometheus.io/docs/instrumenting/exposition_formats/. Engines are vLLM's (`vllm:*`) and, where a
+pool is named in the labels, Ferry's; `ferry:*` are the gateway's own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Series(NamedTuple):
 
 
 def server_sample(text: str, at_ns: int, took_ns: int) -> ServerSample:
-    """Raises ValueError for a line of a wanted series that is not valid. A server with other series gives no engines."""
+    """Raises ValueError for a line of a wanted series that is not valid. Other series give no engines."""
     gauges: dict[tuple[str, str], dict[str, float]] = {}
     counters: dict[str, dict[str, float]] = {}
     for series in parse(text, GAUGES | COUNTERS.keys()):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import pynvml
-
 from loadtest.watch.types import GpuSample
+
+with warnings.catch_warnings():
+    # One of the two packages that bring this module says that the other should: nothing that a user of ours can do.
+    warnings.simplefilter("ignore", FutureWarning)
+    import pynvml
 
 T = TypeVar("T")
 

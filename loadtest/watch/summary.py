@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from loadtest.watch.types import EngineSample, GpuSample, ServerSample, Watched
 
@@ -135,5 +136,6 @@ def _gpus(samples: Sequence[GpuSample]) -> dict[int, GpuTotal]:
 
 def _energy_j(powers: Sequence[tuple[int, float]]) -> float:
     """The area under the samples, joined by straight lines."""
-    pairs = zip(powers, powers[1:], strict=False)
-    return sum((at - before) / 1e9 * (power + power_before) / 2 for (before, power_before), (at, power) in pairs)
+    return sum(
+        (at - before) / 1e9 * (power + power_before) / 2 for (before, power_before), (at, power) in pairwise(powers)
+    )

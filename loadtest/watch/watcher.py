@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from loadtest.http.address import parse_base_url, tls_context
-from loadtest.types import Target
+from loadtest.http.plain import Asker
+from loadtest.types import LoadTestError, Target
 from loadtest.watch.exposition import server_sample
 from loadtest.watch.gpus import Gpus, gpus_here
 from loadtest.watch.types import GpuSample, ServerSample, Watched
@@ -35,7 +34,8 @@ class Watcher:
         every_s: float = EVERY_S,
         find_gpus: Callable[[], Gpus | None] | None = gpus_here,
     ) -> None:
-        self._page = _MetricsPage(target, path)
+        self._asker = Asker(target, ANSWER_WITHIN_S)
+        self._path = path
         self._every_s = every_s
         self._find_gpus = find_gpus
         self._gpus: Gpus | None = None
@@ -56,7 +56,7 @@ class Watcher:
         self._enough.set()
         self._thread.join()
         self._look()
-        self._page.close()
+        self._asker.close()
         if self._gpus is not None:
             self._gpus.close()
 
@@ -78,9 +78,9 @@ class Watcher:
             return
         asked_ns = time.monotonic_ns()
         try:
-            status, text = self._page.get()
-        except (OSError, http.client.HTTPException) as error:
-            self._errors[f"{type(error).__name__}: {error}"] += 1
+            status, body = self._asker.ask("GET", self._path)
+        except LoadTestError as error:
+            self._errors[str(error)] += 1
             return
         took_ns = time.monotonic_ns() - asked_ns
         if status != 200:
@@ -88,35 +88,6 @@ class Watcher:
             self._refused = status in REFUSALS
             return
         try:
-            self._server.append(server_sample(text, asked_ns + took_ns // 2, took_ns))
+            self._server.append(server_sample(body.decode(errors="replace"), asked_ns + took_ns // 2, took_ns))
         except ValueError as error:
             self._errors[str(error)] += 1
-
-
-class _MetricsPage:
-    """One kept connection to the page; a new one after each failure."""
-
-    def __init__(self, target: Target, path: str) -> None:
-        address = parse_base_url(target.base_url)
-        self._path = f"{address.prefix}{path}"
-        self._headers = dict(target.headers)
-        if address.tls:
-            context = tls_context(target)
-            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                address.host, address.port, timeout=ANSWER_WITHIN_S, context=context
-            )
-        else:
-            self._connection = http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_WITHIN_S)
-
-    def get(self) -> tuple[int, str]:
-        """Status and text. Raises OSError and HTTPException."""
-        try:
-            self._connection.request("GET", self._path, headers=self._headers)
-            answer = self._connection.getresponse()
-            return answer.status, answer.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException):
-            self._connection.close()
-            raise
-
-    def close(self) -> None:
-        self._connection.close()
