@@ -13,8 +13,8 @@ import numpy as np
 from loadtest.audit import Audit, faults
 from loadtest.cost import Cost, cost_of
 from loadtest.document import FORMAT, finite
-from loadtest.metrics import DEFINITIONS, Distribution, Summary, by_class, in_window, quantile, summarise
 from loadtest.jobs import models_of
+from loadtest.metrics import DEFINITIONS, Distribution, Summary, by_class, in_window, quantile, summarise
 from loadtest.moves import MovesTotal, total_of
 from loadtest.spec import RunResult
 from loadtest.types import Outcome, Record

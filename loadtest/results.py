@@ -5,6 +5,7 @@ Reading them gives the same records again.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from loadtest.spec import RunResult
 from loadtest.types import Flag, LoadTestError, Outcome, Record
 
 LINES_AT_ONCE = 256
-SERVER_SUFFIX = ".server.json"
+SERVER_SUFFIX = ".server.json.gz"
 
 # Instants are written from the start of the run on; 0 still means "never" for these.
 _INSTANTS = ("due_ns", "send_ns", "first_ns", "last_ns", "end_ns")
@@ -57,10 +58,10 @@ def save(result: RunResult, report: Report, folder: Path, more: Mapping[str, Any
         report_file.write_bytes(msgspec.json.format(msgspec.json.encode(tree)) + b"\n")
     except OSError as failure:
         error = error or f"{report_file} could not be written: {failure}"
-    if result.watched is not None:
+    if result.watched is not None and (result.watched.server or result.watched.gpus):
         server_file = report_file.with_suffix(SERVER_SUFFIX)
         try:
-            server_file.write_bytes(msgspec.json.encode(result.watched.since(result.start_ns)) + b"\n")
+            server_file.write_bytes(gzip.compress(msgspec.json.encode(result.watched.since(result.start_ns))))
         except OSError as failure:
             error = error or f"{server_file} could not be written: {failure}"
     return Saved(records_file, report_file, written, error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +45,13 @@ def _read_watched(path: Path) -> Watched | None:
     if not path.exists():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Watched)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(gzip.decompress(path.read_bytes()), type=Watched)
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LoadTestError(f"{path} cannot be read: {error}") from error
 
 
 def _newest(folder: Path) -> Path:
-    found = list(_reports(folder))
+    found = list(folder.glob(f"{PREFIX}*.json"))
     if not found:
         raise LoadTestError(f"{folder} holds no report (a file {PREFIX}….json)")
     return max(found, key=lambda path: path.stat().st_mtime)
-
-
-def _reports(folder: Path) -> Iterator[Path]:
-    for path in folder.glob(f"{PREFIX}*.json"):
-        if not path.name.endswith(SERVER_SUFFIX):
-            yield path

@@ -21,7 +21,8 @@ ANSWER_WITHIN_S = 10.0
 COMMAND_WITHIN_S = 120.0
 MAX_TOLD_CHARS = 400
 
-CORE_NAME = "EngineCore"
+# "VLLM::EngineCore"; the kernel keeps 15 characters of a name.
+CORE_NAME = "EngineCor"
 # What Ray names the processes of replicas. A pid from a status is that of another machine's process, unless it fits.
 HOST_PREFIX = "ray::"
 
@@ -98,7 +99,7 @@ class Hands:
             return family
         cores = [process for process in family[1:] if CORE_NAME in process.name()]
         if not cores:
-            raise LoadTestError(f"{replica} has no process named {CORE_NAME}")
+            raise LoadTestError(f"{replica} has no engine core among its processes")
         return cores
 
     def _ask(self, method: str, path: str) -> Any:

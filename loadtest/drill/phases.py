@@ -1,7 +1,7 @@
 """When a load was harmed, and when it had recovered. Pure. Times are seconds from the load's start.
 
 A request is *harmed* while it waits for its first token longer than the limit, while a gap between its tokens is longer
-than the limit, and from its last sign of life to the failure that ended it. The limits are the SLO's or, where that has
+than the limit, and at the failure that ended it. The limits are the SLO's or, where that has
 none, twice the P99 before the first action. A second counts as disturbed if more requests are harmed in it than in any
 second before the first action, so what is usual is no disturbance. An action has been recovered from at the end of its
 last disturbed second; too close to the end of the run, or to the next action, nothing can be said.
@@ -62,11 +62,10 @@ def harm_of(before: Sequence[Record], slo: Slo) -> Harm:
 
 def harmed_spans(record: Record, harm: Harm, start_ns: int) -> Iterator[Span]:
     """When this request was harmed."""
-    if record.outcome is Outcome.UNFINISHED:
-        pass  # we ended it ourselves, but what it waited for before counts
-    elif not record.ok:
+    if not record.ok and record.outcome is not Outcome.UNFINISHED:  # which we ended ourselves
         alive_ns = record.last_ns or record.send_ns or record.due_ns
-        yield _s(alive_ns, start_ns), _s(record.end_ns, start_ns)
+        silent_ns = record.end_ns if harm.gap_ms is None else min(record.end_ns, alive_ns + round(harm.gap_ms * 1e6))
+        yield _s(silent_ns, start_ns), _s(record.end_ns, start_ns)
     if harm.ttft_ms is not None:
         late_ns = record.due_ns + round(harm.ttft_ms * 1e6)
         first_ns = record.first_ns or record.end_ns

@@ -129,7 +129,7 @@ def drill_report(
     harm = harm_of([record for record in records if clock.s(record.end_ns) < first_s], slo)
     spans = {record.number: list(harmed_spans(record, harm, start_ns)) for record in records}
     harmed = harmed_per_second(spans.values(), end_s)
-    nexts_s = [one.began_s for one in done[1:]] + [end_s]
+    nexts_s = [*(one.began_s for one in done[1:]), end_s][: len(done)]
     actions = tuple(
         ActionReport(
             action=one,

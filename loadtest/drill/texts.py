@@ -64,10 +64,13 @@ def compare_texts(reference: str | None, found: str | None) -> TextResult:
     if same == len(reference):
         return TextResult(TextVerdict.LONGER, same)
     seam_chars = len(found) - len(reference)
-    if MIN_SEAM_CHARS <= seam_chars <= MAX_SEAM_CHARS and found[same:].endswith(reference[same:]):
-        # What was put in has to be what stood just before it.
-        if reference[:same].endswith(found[same : same + seam_chars]):
-            return TextResult(TextVerdict.DUPLICATE, same)
+    added = found[same : same + max(0, seam_chars)]
+    if (
+        MIN_SEAM_CHARS <= seam_chars <= MAX_SEAM_CHARS
+        and found[same:].endswith(reference[same:])
+        and reference[:same].endswith(added)  # what was put in is what stood just before it
+    ):
+        return TextResult(TextVerdict.DUPLICATE, same)
     if MIN_SEAM_CHARS <= -seam_chars <= MAX_SEAM_CHARS and reference[same:].endswith(found[same:]):
         return TextResult(TextVerdict.GAP, same)
     return TextResult(TextVerdict.DIVERGED, same)

@@ -138,8 +138,8 @@ def _source(document: Document) -> str:
     if source is None:
         return (
             f"<p>Measured by <code>ferry load</code>, document <code>{escape(document.format)}</code>. Each request "
-            f"went out with the header <code>x-request-id: {escape(document.run_id)}-NUMBER</code>, by which the server's "
-            "logs can be joined.</p>"
+            f"went out with the header <code>x-request-id: {escape(document.run_id)}-NUMBER</code>, by which "
+            "the server's logs can be joined.</p>"
         )
     notes = "".join(f"<p class='soft'>{escape(note)}</p>" for note in source.notes)
     return f"<p>Imported from {escape(source.tool)} {escape(source.version or '(version unknown)')}.</p>{notes}"

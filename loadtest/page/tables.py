@@ -233,8 +233,8 @@ def client_table(document: Document) -> str:
     )
     lag = (
         f"Sent late by {figure(client.get('lag_p50_ms'), 'ms')} at the median, "
-        f"{figure(client.get('lag_p99_ms'), 'ms')} at p99, {figure(client.get('lag_max_ms'), 'ms')} at most; {client.get('sent')} of {client.get('due')} due "
-        f"requests were sent, {_percent(client.get('reused_share'))} of them on a reused connection."
+        f"{figure(client.get('lag_p99_ms'), 'ms')} at p99, {figure(client.get('lag_max_ms'), 'ms')} at most; "
+        f"{client.get('sent')} of {client.get('due')} due requests were sent, {_percent(client.get('reused_share'))} of them on a reused connection."
     )
     return f"<p>{lag}</p>{table(head, rows)}"
 

@@ -48,7 +48,7 @@ def host(name: str = "ray::Replica") -> Iterator[tuple[psutil.Process, psutil.Pr
     parent = psutil.Process(shell.pid)
     try:
         until_s = time.monotonic() + 10
-        while not any("EngineCore" in child.name() for child in parent.children()):
+        while not any("EngineCor" in child.name() for child in parent.children()):
             assert time.monotonic() < until_s, parent.children()
             time.sleep(0.02)
         yield parent, parent.children()[0]
