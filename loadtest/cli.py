@@ -17,15 +17,15 @@ from rich.console import Console
 
 from loadtest import cli_drill, cli_exchange, cli_report, cli_validate
 from loadtest import cli_options as flags
+from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.cli_report import HtmlFile, NoWatch, PlanPrice, RentFlag, rent_of, run_watched, write_page
 from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
-from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.console import progress_line, show, show_definitions, show_point
 from loadtest.endpoint import first_model
 from loadtest.load import LoadPlan, make_load
 from loadtest.options import parse_header, parse_slo
-from loadtest.report import build
 from loadtest.report import as_json as as_json_tree
+from loadtest.report import build
 from loadtest.results import save
 from loadtest.spec import RunSpec
 from loadtest.truth import TruthConfig

@@ -49,7 +49,8 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the run. Requests belong to it by their due time, gaps by the instant at which they end."""
+    """A part of the run. Before are the requests that had ended by the first action, after are those due after the last
+    recovery, and during all others. Gaps belong to a phase by the instant at which they end."""
 
     name: str
     from_s: float
@@ -96,6 +97,7 @@ class Touched:
     detail: str
     moves: Sequence[str] | None
     """Reason and mode of each; None: the server told nothing of moves."""
+    ttft_ms: float | None
     longest_gap_ms: float | None
 
 
@@ -162,6 +164,12 @@ class _Clock:
     def s(self, at_ns: int) -> float:
         return (at_ns - self.start_ns) / 1e9
 
+    def belongs(self, record: Record, phase: str, from_s: float, until_s: float) -> bool:
+        due_s, end_s = self.s(record.due_ns), self.s(record.end_ns)
+        if phase == BEFORE:
+            return end_s <= until_s
+        return due_s >= from_s if phase == AFTER else end_s > from_s and due_s < until_s
+
 
 def _bounds(actions: Sequence[ActionReport], end_s: float) -> list[tuple[str, float, float]]:
     """Before the first action, until the last recovery, after it."""
@@ -174,7 +182,7 @@ def _bounds(actions: Sequence[ActionReport], end_s: float) -> list[tuple[str, fl
 
 
 def _phase(records: Sequence[Record], slo: Slo, name: str, from_s: float, until_s: float, clock: _Clock) -> Phase:
-    due = [record for record in records if from_s <= clock.s(record.due_ns) < until_s]
+    due = [record for record in records if clock.belongs(record, name, from_s, until_s)]
     ok = [record for record in due if record.ok]
     gaps_ms = [
         record.gaps_ns[(ends_s >= from_s) & (ends_s < until_s)] / 1e6
@@ -226,6 +234,7 @@ def _touched(record: Record, run_id: str) -> Touched:
         outcome=record.outcome.value,
         detail=record.detail,
         moves=[f"{move.reason} {move.mode}" for move in record.moves.others] if record.moves is not None else None,
+        ttft_ms=record.ttft_ns / 1e6 if record.ttft_ns is not None else None,
         longest_gap_ms=float(gaps_ns.max()) / 1e6 if gaps_ns.size else None,
     )
 

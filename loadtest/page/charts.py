@@ -31,7 +31,8 @@ class Chart:
 
     def html(self) -> str:
         """`caption` is HTML already."""
-        return f"<figure><figcaption><b>{escape(self.title)}</b> {self.caption}</figcaption>{self.svg}</figure>"
+        caption = f"<figcaption><b>{escape(self.title)}</b> {self.caption}</figcaption>"
+        return f'<figure>{caption}<div class="{"half" if self.half else "wide"}">{self.svg}</div></figure>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Mark:
     at_s: float
     until_s: float | None
     told: str
+    word: str
 
 
 def run_charts(run: SavedRun) -> list[Chart]:
@@ -53,7 +55,7 @@ def run_charts(run: SavedRun) -> list[Chart]:
         _dots(
             frame, run.records, "TTFT", lambda r: r.ttft_ns, slo.ttft_ms, "by the instant at which a request was due"
         ),
-        _dots(frame, run.records, "TPOT", lambda r: r.tpot_ns, slo.tpot_ms, "by the same"),
+        _dots(frame, run.records, "TPOT", lambda r: r.tpot_ns, slo.tpot_ms, "by the same instant"),
         _longest_gaps(frame, run.records, slo),
         _attainment(frame, run.records, slo, end_s) if slo else None,
         _in_flight(frame, run),
@@ -89,6 +91,7 @@ def marks_of(document: Document) -> list[Mark]:
             at_s=one.action.began_s,
             until_s=one.action.began_s + one.recovery.after_s if one.recovery.after_s is not None else None,
             told=f"{one.action.what} at {one.action.began_s:.1f} s: {'done' if one.action.ok else 'failed'}",
+            word=one.action.what.partition(" ")[0],
         )
         for one in document.drill.actions
     ]
@@ -114,7 +117,7 @@ class _Frame:
 
     def finished(self, plot: Plot) -> str:
         for mark in self.marks:
-            plot.mark(mark.at_s, mark.until_s, mark.told)
+            plot.mark(mark.at_s, mark.until_s, mark.told, mark.word)
         return plot.text()
 
 

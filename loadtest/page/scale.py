@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-# A tick every so many pixels at most.
-TICK_EVERY_PX = 70.0
+# A tick every so many pixels at most: numbers side by side need more room than numbers one above the other.
+ACROSS_PX, UPRIGHT_PX = 70.0, 40.0
 
 
 class Scale(Protocol):
@@ -38,7 +38,7 @@ class Linear:
         return self.from_px + share * (self.to_px - self.from_px)
 
     def ticks(self) -> list[tuple[float, str]]:
-        step = nice_step((self.high - self.low) / max(2.0, abs(self.to_px - self.from_px) / TICK_EVERY_PX))
+        step = nice_step((self.high - self.low) / max(2.0, abs(self.to_px - self.from_px) / _every_px(self)))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -61,9 +61,8 @@ class Log:
     def ticks(self) -> list[tuple[float, str]]:
         decades = math.log10(self.high / self.low)
         px_per_decade = abs(self.to_px - self.from_px) / decades
-        steps = (
-            (1, 2, 5) if px_per_decade > 2 * TICK_EVERY_PX / 1.5 else (1, 3) if px_per_decade > TICK_EVERY_PX else (1,)
-        )
+        every_px = _every_px(self)
+        steps = (1, 2, 5) if px_per_decade > 2.2 * every_px else (1, 3) if px_per_decade > every_px else (1,)
         ticks = []
         for exponent in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1):
             ticks += [(step * 10.0**exponent, short(step * 10.0**exponent)) for step in steps]
@@ -100,6 +99,11 @@ def short(value: float) -> str:
         return f"{value:.1e}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
+
+
+def _every_px(scale: Linear | Log) -> float:
+    """An upright scale runs against the pixels, which are counted from the top."""
+    return UPRIGHT_PX if scale.from_px > scale.to_px else ACROSS_PX
 
 
 def _clipped(value: float, low: float, high: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from loadtest.moves import HANDOVER
 from loadtest.page.charts import NS_PER_S, SINCE_START, WIDE, Chart, Mark, end_s_of, marks_of
 from loadtest.page.scale import Linear, from_zero
 from loadtest.page.svg import Plot, Point
@@ -42,19 +43,19 @@ def _kv(server: Sequence[ServerSample], x: Linear, marks: Sequence[Mark]) -> Cha
 
 
 def _events(server: Sequence[ServerSample], x: Linear, marks: Sequence[Mark]) -> Chart | None:
-    """Moves and preemptions, between one scrape and the next."""
+    """Moves and preemptions, between one scrape and the next. Hand-overs are as many as requests, and hide the rest."""
     bars: dict[str, list[tuple[float, float, float]]] = {}
     for name in ("moves", "preemptions"):
         for before, after in pairwise(server):
             # `rise` takes a series that is new in its second sample as one that began at 0.
-            risen = sum(rise((before, after), name).values())
+            risen = sum(count for who, count in rise((before, after), name).items() if HANDOVER not in who)
             if risen:
                 bars.setdefault(name, []).append((before.at_ns / NS_PER_S, after.at_ns / NS_PER_S, risen))
     if not bars:
         return None
     y = from_zero(max(height for some in bars.values() for _, _, height in some), WIDE.bottom, WIDE.top)
     plot = Plot(WIDE, x, y, SINCE_START, "between two scrapes", "moves and preemptions over time")
-    caption = ""
+    caption = "without the hand-overs after the prefill"
     for colour, (name, some) in zip(("d", "bad"), sorted(bars.items()), strict=False):
         plot.bars(some, colour)
         caption += f'<span class="key {colour}"></span>{escape(name)}'
@@ -100,7 +101,7 @@ def _lines(
 
 def _marked(plot: Plot, marks: Sequence[Mark]) -> str:
     for mark in marks:
-        plot.mark(mark.at_s, mark.until_s, mark.told)
+        plot.mark(mark.at_s, mark.until_s, mark.told, mark.word)
     return plot.text()
 
 

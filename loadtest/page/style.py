@@ -36,8 +36,11 @@ svg text { fill: var(--soft); font-size: 11.5px; font-family: inherit; font-vari
 .dots { fill: none; stroke-width: 3.4; stroke-linecap: round; stroke-opacity: 0.75; }
 .a { stroke: var(--a); } .b { stroke: var(--b); } .c { stroke: var(--c); } .d { stroke: var(--d); }
 .bad { stroke: var(--bad); } .goal { stroke: var(--goal); } .event { stroke: var(--event); }
-svg .word { stroke: none; fill: var(--goal); }
-.fill { stroke: none; } .fill.a { fill: var(--a); } .fill.b { fill: var(--b); } .fill.c { fill: var(--c); }
+svg .word { stroke: var(--paper); stroke-width: 3px; paint-order: stroke; fill: var(--goal); }
+svg .word.event { fill: var(--event); }
+.wide { overflow-x: auto; } .wide svg { min-width: 640px; }
+details summary { cursor: pointer; }
+.fill { stroke: none; fill-opacity: 0.6; } .fill.a { fill: var(--a); } .fill.b { fill: var(--b); } .fill.c { fill: var(--c); }
 .fill.d { fill: var(--d); } .fill.bad { fill: var(--bad); } .during { fill: var(--during); }
 .key { display: inline-block; width: 14px; height: 3px; margin: 0 5px 3px 10px; vertical-align: middle; }
 .key.a { background: var(--a); } .key.b { background: var(--b); } .key.c { background: var(--c); }

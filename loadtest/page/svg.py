@@ -98,8 +98,8 @@ class Plot:
             f"{escape(told)}</text>"
         )
 
-    def mark(self, at: float, until: float | None, told: str) -> None:
-        """Something that happened at this x, until that one."""
+    def mark(self, at: float, until: float | None, told: str, word: str = "") -> None:
+        """Something that happened at this x, until that one. `word` stands beside it, `told` when it is pointed at."""
         px = self.x.place(at)
         if until is not None and until > at:
             width = self.x.place(until) - px
@@ -112,6 +112,10 @@ class Plot:
             f'<path class="line event" d="M{_px(px)} {_px(self.box.top)}V{_px(self.box.bottom)}">'
             f"<title>{escape(told)}</title></path>"
         )
+        if word:
+            self._parts.append(
+                f'<text class="event word" x="{_px(px + 4)}" y="{_px(self.box.top + 10)}">{escape(word)}</text>'
+            )
 
     def text(self) -> str:
         box = self.box

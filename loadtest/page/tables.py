@@ -133,6 +133,7 @@ def drill_tables(drill: DrillReport) -> str:
             [
                 str(one.number),
                 escape(one.outcome),
+                figure(one.ttft_ms),
                 figure(one.longest_gap_ms),
                 MISSING if one.moves is None else escape(", ".join(one.moves) or "none"),
                 f"<code>{escape(one.request_id)}</code>",
@@ -140,10 +141,10 @@ def drill_tables(drill: DrillReport) -> str:
             ]
             for one in drill.touched[:MAX_TOUCHED_ROWS]
         ]
-        more = f", of which the first {MAX_TOUCHED_ROWS}" if drill.touched_count > MAX_TOUCHED_ROWS else ""
-        parts.append(f"<p>{drill.touched_count} streams were moved or harmed{more}:</p>")
-        head = ("#", "outcome", "longest gap, ms", "moves", "request id", "detail")
-        parts.append(table(head, rows, words=[4, 5]))
+        more = f", of which the first {MAX_TOUCHED_ROWS} are here" if drill.touched_count > MAX_TOUCHED_ROWS else ""
+        head = ("#", "outcome", "TTFT, ms", "longest gap, ms", "moves", "request id", "detail")
+        told = f"<summary>{drill.touched_count} streams were moved or harmed{more}</summary>"
+        parts.append(f"<details>{told}{table(head, rows, words=[5, 6])}</details>")
     return "".join(parts)
 
 
@@ -234,7 +235,8 @@ def client_table(document: Document) -> str:
     lag = (
         f"Sent late by {figure(client.get('lag_p50_ms'), 'ms')} at the median, "
         f"{figure(client.get('lag_p99_ms'), 'ms')} at p99, {figure(client.get('lag_max_ms'), 'ms')} at most; "
-        f"{client.get('sent')} of {client.get('due')} due requests were sent, {_percent(client.get('reused_share'))} of them on a reused connection."
+        f"{client.get('sent')} of {client.get('due')} due requests were sent, {_percent(client.get('reused_share'))} of "
+        "them on a reused connection."
     )
     return f"<p>{lag}</p>{table(head, rows)}"
 
