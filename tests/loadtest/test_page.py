@@ -138,7 +138,8 @@ def test_scales_keep_values_in_order_and_within_the_box(low: float, factor: floa
 
 
 def test_ticks_are_round_numbers() -> None:
-    assert [told for _, told in from_zero(95.0, 200.0, 0.0).ticks()] == ["0", "50"]
+    assert [told for _, told in from_zero(95.0, 200.0, 0.0).ticks()] == ["0", "20", "40", "60", "80"]
+    assert [told for _, told in from_zero(95.0, 0.0, 200.0).ticks()] == ["0", "50"]
     assert [told for _, told in Log(1.0, 1000.0, 0.0, 800.0).ticks()][:4] == ["1", "2", "5", "10"]
     assert [nice_step(rough) for rough in (0.11, 3.0, 7.0, 10.0)] == pytest.approx([0.2, 5, 10, 10])
     assert [short(value) for value in (0.0, 12.345, 1234.5, 0.05, float("inf"), float("nan"))] == [
