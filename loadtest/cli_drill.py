@@ -7,7 +7,6 @@ action could not be done: then nothing was drilled.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 
 from loadtest import cli_options as flags
+from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
 from loadtest.cli_report import HtmlFile, run_watched, write_page
 from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line, show
@@ -25,17 +25,15 @@ from loadtest.drill.hands import Hands
 from loadtest.drill.report import DrillReport, drill_report
 from loadtest.drill.texts import TextCheck, check_texts
 from loadtest.drill.timeline import BY_ADMIN_API, Action, in_order, parse_action, timeline_from
-from loadtest.endpoint import first_model
 from loadtest.jobs import greedy
+from loadtest.load import load_for
 from loadtest.moves import ASK_HEADER
-from loadtest.options import parse_header, parse_slo
-from loadtest.plain_load import PlainLoad
 from loadtest.report import as_json as as_json_tree
 from loadtest.report import build
 from loadtest.results import save
 from loadtest.runner import run as run_load
 from loadtest.spec import RunResult, RunSpec
-from loadtest.types import Limits, LoadTestError, Record, Target
+from loadtest.types import LoadTestError, Record
 from planner import read_yaml_object
 
 DRILL = "Drill"
@@ -74,35 +72,19 @@ def register(app: typer.Typer) -> None:
     app.command("drill")(drill)
 
 
+@grouped
 def drill(
+    where: TargetFlags,
+    times: TimesFlags,
+    requests: RequestFlags,
+    goal: GoalFlags,
+    bounds: LimitFlags,
     do: Do = None,
     timeline: Timeline = None,
     admin_url: AdminUrl = "",
     admin_token: AdminToken = "",
     check_text: CheckText = False,
     no_control: NoControl = False,
-    base_url: flags.BaseUrl = "http://127.0.0.1:8000",
-    model: flags.Model = "",
-    endpoint: flags.Endpoint = "/v1/chat/completions",
-    api_key: flags.ApiKey = "",
-    header: flags.Header = None,
-    ca_file: flags.CaFile = None,
-    insecure: flags.Insecure = False,
-    request_rate: flags.RequestRate = math.inf,
-    burstiness: flags.Burstiness = 1.0,
-    max_concurrency: flags.Concurrency = None,
-    num_prompts: flags.NumPrompts = None,
-    benchmark_duration: flags.Duration = None,
-    seed: flags.Seed = 0,
-    isl: flags.Isl = 512,
-    osl: flags.Osl = 128,
-    ignore_eos: flags.IgnoreEos = False,
-    goodput: flags.Goodput = None,
-    slo_attainment_fraction: flags.Attainment = 0.95,
-    timeout_s: flags.Timeout = 600.0,
-    idle_timeout_s: flags.IdleTimeout = None,
-    drain_s: flags.Drain = None,
-    workers: flags.Workers = 1,
     save_dir: flags.SaveDir = Path("results"),
     as_json: flags.AsJson = False,
     html: HtmlFile = None,
@@ -110,25 +92,23 @@ def drill(
     """Send a load, do things to the deployment meanwhile, and tell what became of the streams."""
     with errors_as_exit_codes():
         actions = _actions(do, timeline)
-        keys = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
-        headers = (*keys, *(parse_header(line) for line in header or ()), ASK_HEADER)
-        target = Target(base_url, endpoint, headers, str(ca_file) if ca_file else None, not insecure)
-        load = PlainLoad(
-            endpoint=endpoint,
-            model=model or first_model(target),
-            isl=isl,
-            osl=osl,
-            seed=seed,
-            burstiness=burstiness,
-            ignore_eos=ignore_eos,
-        )
-        limits = Limits(max_concurrency, benchmark_duration, timeout_s, idle_timeout_s, drain_s=drain_s)
-        slo = parse_slo(goodput or (), slo_attainment_fraction)
-        jobs = load.jobs(request_rate, duration_s=benchmark_duration, requests=num_prompts, concurrency=max_concurrency)
-        spec = RunSpec(target, greedy(jobs, seed) if check_text else jobs, limits, slo, workers, keep_text=check_text)
+        target = where.target()
+        target = replace(target, headers=(*target.headers, ASK_HEADER))
         token = (("Authorization", f"Bearer {admin_token}"),) if admin_token else ()
-        hands = Hands(replace(target, base_url=admin_url or base_url, headers=token))
+        hands = Hands(replace(target, base_url=admin_url or where.base_url, headers=token))
         _check_reach(hands, actions)
+        slo, class_slos = goal.slos()
+        load = load_for(plan_of(where, times, requests, goal), target)
+        spec = RunSpec(
+            target,
+            greedy(load.jobs, times.seed) if check_text else load.jobs,
+            bounds.limits(times),
+            slo,
+            bounds.workers,
+            times.warmup_s,
+            keep_text=check_text,
+            class_slos=class_slos,
+        )
         raise typer.Exit(_drill(spec, actions, hands, save_dir, html, as_json, control=not no_control))
 
 
@@ -166,7 +146,7 @@ def _drill(
     report = build(result)
     told = drill_report(
         result.records,
-        spec.slo,
+        spec.slo_of,
         conductor.done,
         [str(action) for action in actions[len(conductor.done) :]],
         run_id=result.run_id,

@@ -16,7 +16,8 @@ from loadtest.driver import Counts
 from loadtest.page.page import page
 from loadtest.runner import run
 from loadtest.saved import read_run
-from loadtest.spec import Rent, RunResult, RunSpec
+from loadtest.cost import Rent
+from loadtest.spec import RunResult, RunSpec
 from loadtest.types import LoadTestError
 from loadtest.validate.prediction import rent_of_plan
 from loadtest.watch.watcher import Watcher

@@ -19,17 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import cli_options as flags
-from loadtest.cli_report import run_watched
+from loadtest.cli_groups import TargetFlags, grouped
+from loadtest.cli_report import RentFlag, rent_of, run_watched
 from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line
 from loadtest.endpoint import first_model
+from loadtest.goals import goal_of
 from loadtest.http.plain import Asker
-from loadtest.plain_load import PlainLoad, burstiness_of
+from loadtest.load import load_for
 from loadtest.report import build
 from loadtest.results import save
 from loadtest.spec import RunSpec
 from loadtest.types import Limits, LoadTestError, Target
-from loadtest.validate.prediction import class_of, of_model, of_plan, rent_of_plan, slo_of_class
+from loadtest.validate.load import load_of
+from loadtest.validate.prediction import class_of, of_model, of_plan, rent_of_plan
 from loadtest.validate.results import Point, point_of, results, verdict_of
 from planner import Plan, read_plan
 
@@ -49,20 +52,18 @@ def register(app: typer.Typer) -> None:
     app.command("validate")(validate)
 
 
+@grouped
 def validate(
     plan: PlanFile,
+    where: TargetFlags,
     slo_class: SloClassName = "",
-    base_url: flags.BaseUrl = "http://127.0.0.1:8000",
-    model: flags.Model = "",
-    endpoint: flags.Endpoint = "/v1/chat/completions",
-    api_key: flags.ApiKey = "",
-    ca_file: flags.CaFile = None,
-    insecure: flags.Insecure = False,
     seconds: Seconds = 60.0,
     warmup_s: flags.WarmUp = 5.0,
     seed: flags.Seed = 0,
+    tokenizer: flags.TokenizerName = "",
     timeout_s: flags.Timeout = 600.0,
     workers: flags.Workers = 1,
+    usd_per_hour: RentFlag = None,
     save_dir: flags.SaveDir = Path("results"),
     as_json: flags.AsJson = False,
 ) -> None:
@@ -70,25 +71,30 @@ def validate(
     with errors_as_exit_codes():
         planned = read_plan(plan)
         name = class_of(planned, slo_class)
-        keys = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
-        target = Target(base_url, endpoint, keys, str(ca_file) if ca_file else None, not insecure)
         if not seconds > warmup_s:
             raise LoadTestError(f"--seconds is {seconds:g}: it must be above --warmup-s, {warmup_s:g}")
-        console = Console(stderr=as_json)
-        load = PlainLoad(
-            endpoint=endpoint,
-            model=model or first_model(target),
-            isl=round(planned.traffic.isl.mean),
-            osl=round(planned.traffic.osl.mean),
-            seed=seed,
-            burstiness=burstiness_of(planned.traffic.arrival_cv),
-            ignore_eos=True,
-        )
+        target = where.target()
         spec = RunSpec(
-            target, [], Limits(stop_after_s=seconds, timeout_s=timeout_s), slo_of_class(planned.slo.of(name)),
-            workers, warmup_s, rent=rent_of_plan(planned, plan.name),
-        )  # fmt: skip
-        points = [_measure(share, planned, name, load, spec, seconds, save_dir, console) for share in SHARES]
+            target,
+            [],
+            Limits(stop_after_s=seconds, timeout_s=timeout_s),
+            goal_of(planned.slo.of(name)),
+            workers,
+            warmup_s,
+            rent=rent_of(usd_per_hour, None) or rent_of_plan(planned, plan.name),
+        )
+        console = Console(stderr=as_json)
+        model = where.model or first_model(target)
+        points = []
+        for share in SHARES:
+            asked = load_of(
+                planned, share, endpoint=where.endpoint, model=model, seconds=seconds, seed=seed, tokenizer=tokenizer
+            )
+            load = load_for(asked, target)
+            console.print(f"{share:.0%} of the planned rate: {asked.request_rate_rps:g} requests/s", highlight=False)
+            for note in load.notes if share == SHARES[0] else ():
+                console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+            points.append(_measure(share, planned, name, replace(spec, jobs=load.jobs), save_dir, console))
         versions = {"ferry": _our_version(), "server": _server_version(target)}
         tree = results(planned, plan.name, name, points, date=datetime.now(UTC).date().isoformat(), versions=versions)
         _write(save_dir / RESULTS_FILE, json.dumps(tree, indent=1))
@@ -100,27 +106,16 @@ def validate(
 
 
 def _measure(
-    share: float,
-    plan: Plan,
-    slo_class: str,
-    load: PlainLoad,
-    spec: RunSpec,
-    seconds: float,
-    save_dir: Path,
-    console: Console,
+    share: float, plan: Plan, slo_class: str, spec: RunSpec, save_dir: Path, console: Console
 ) -> Point:
     """Raises LoadTestError if the run could not start, was interrupted or could not be saved."""
-    rate_rps = share * plan.traffic.rate_rps
-    console.print(f"{share:.0%} of the planned rate: {rate_rps:g} requests/s for {seconds:g} s", highlight=False)
-    # One seed: the arrivals of the three loads are the same but for their pace.
-    jobs = load.jobs(rate_rps, duration_s=seconds)
-    result = run_watched(replace(spec, jobs=jobs), progress_line(console), watch=True)
+    result = run_watched(spec, progress_line(console), watch=True)
     report = build(result)
     saved = save(result, report, save_dir)
     if saved.error or result.interrupted:
         raise LoadTestError(saved.error or "interrupted: a validation needs all three loads")
     traffic = plan.traffic
-    predicted = [of_model(plan, rate_rps, traffic.isl.mean, traffic.osl.mean)]
+    predicted = [of_model(plan, share * traffic.rate_rps, traffic.isl.mean, traffic.osl.mean)]
     if share == 1.0:
         predicted.insert(0, of_plan(plan, slo_class))
     return point_of(share, report, saved.report_file.name, predicted)

@@ -23,14 +23,13 @@ def show_drill(drill: DrillReport, console: Console) -> None:
         console.print(f"not done, since the load had ended: {told}", style="red", markup=False, highlight=False)
     if drill.texts is not None:
         _show_texts(drill.texts, console)
-    console.print(
-        f"harmed means: above {_ms(drill.harm.ttft_ms)} ms to the first token, above {_ms(drill.harm.gap_ms)} ms "
-        f"between two tokens, or not completed; {drill.touched_count} streams were harmed or moved",
-        style="dim",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    for name, harm in drill.harms.items():
+        told = (
+            f"harmed{f', of class {name},' if name else ''} means: above {_ms(harm.ttft_ms)} ms to the first token, above "
+            f"{_ms(harm.gap_ms)} ms between two tokens, or not completed"
+        )
+        console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{drill.touched_count} streams were harmed or moved", highlight=False)
 
 
 def _show_phases(drill: DrillReport, console: Console) -> None:

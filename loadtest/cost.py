@@ -6,7 +6,7 @@ tokens of requests that missed the SLO are paid for and worth nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loadtest.metrics import meets
@@ -14,6 +14,14 @@ from loadtest.types import Record, Slo
 
 S_PER_HOUR = 3600.0
 PER_MILLION = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Rent:
+    """What the whole deployment costs, and who says so."""
+
+    usd_per_hour: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +40,22 @@ class Cost:
     usd_per_million_good_tokens: float | None
 
 
-def cost_of(records: Sequence[Record], slo: Slo, window_s: float, usd_per_hour: float, source: str) -> Cost:
-    """`records`: those due in the window, which took `window_s`."""
-    usd = usd_per_hour * window_s / S_PER_HOUR
+def cost_of(records: Sequence[Record], slo_of: Callable[[str], Slo], window_s: float, rent: Rent) -> Cost:
+    """`records`: those due in the window, which took `window_s`; `slo_of`: the SLO of a class."""
+    usd = rent.usd_per_hour * window_s / S_PER_HOUR
+    judged = any(slo_of(record.slo_class) for record in records)
     tokens = sum(record.output_tokens for record in records if record.ok)
-    good = sum(record.output_tokens for record in records if meets(record, slo)) if slo else None
+    good = sum(record.output_tokens for record in records if meets(record, slo_of(record.slo_class)))
     return Cost(
-        usd_per_hour=usd_per_hour,
-        source=source,
+        usd_per_hour=rent.usd_per_hour,
+        source=rent.source,
         usd=usd,
         output_tokens=tokens,
-        good_tokens=good,
+        good_tokens=good if judged else None,
         usd_per_million_tokens=_per_million(usd, tokens),
-        usd_per_million_good_tokens=_per_million(usd, good),
+        usd_per_million_good_tokens=_per_million(usd, good) if judged else None,
     )
 
 
-def _per_million(usd: float, tokens: int | None) -> float | None:
+def _per_million(usd: float, tokens: int) -> float | None:
     return PER_MILLION * usd / tokens if tokens else None

@@ -15,6 +15,7 @@ import msgspec
 
 from loadtest.cost import Cost
 from loadtest.drill.report import DrillReport
+from loadtest.judge import Judged
 from loadtest.moves import MovesTotal
 from loadtest.types import LoadTestError
 from loadtest.watch.summary import ServerTotal
@@ -90,6 +91,7 @@ class Document:
     server: ServerTotal | None = None
     cost: Cost | None = None
     drill: DrillReport | None = None
+    judged: Mapping[str, Judged] = field(default_factory=dict)
     definitions: Mapping[str, str] = field(default_factory=dict)
     source: Source | None = None
     missing: tuple[str, ...] = ()

@@ -71,6 +71,18 @@ def text_of(choice: Choice) -> str:
     return "".join((words.reasoning or words.reasoning_content or "", words.content or "", words.refusal or ""))
 
 
+def content_of(choice: Choice) -> str:
+    """What a client says back in its next turn: the content alone."""
+    words = choice.delta or choice.message
+    return (words.content or "") if words is not None else choice.text or ""
+
+
+def tool_calls_of(choice: Choice) -> list[Any]:
+    """Whole calls, or the deltas of them that a stream brings."""
+    words = choice.delta or choice.message
+    return (words.tool_calls or []) if words is not None else []
+
+
 def carries_tokens(choice: Choice) -> bool:
     """True for content, reasoning and tool calls; False for the role alone, an empty text, a finish reason alone."""
     if choice.token_ids or choice.text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Answer:
     streamed: bool = False
     event_ns: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
+    tool_calls: list[Any] = field(default_factory=list)
     response_id: str = ""
     finish_reason: str = ""
     done: bool = False
@@ -57,6 +60,8 @@ def read_exchange(exchange: Exchange, job: Job, *, stall_ms: float, keep_text: b
     flags = list(guesses) if outcome is Outcome.OK else []
     if outcome is Outcome.OK and answer.streamed and not answer.done:
         flags.append(Flag.NO_DONE)
+    if None not in (job.prompt_tokens, answer.prompt_tokens) and answer.prompt_tokens != job.prompt_tokens:
+        flags.append(Flag.PROMPT_MISCOUNTED)
     if event_ns.size > 1 and np.diff(event_ns).max() > stall_ms * 1e6:
         flags.append(Flag.STALLED)
     if exchange.resent:
@@ -164,6 +169,8 @@ def _take_chunk(answer: Answer, chunk: openai.Chunk, at_ns: int) -> None:
         answer.listed_tokens += len(choice.token_ids or ())
         answer.finish_reason = choice.finish_reason or answer.finish_reason
         answer.texts.append(openai.text_of(choice))
+        answer.contents.append(openai.content_of(choice))
+        answer.tool_calls += openai.tool_calls_of(choice)
     if carries or grew:
         if not answer.event_ns:
             answer.first_tokens = (chunk.usage and chunk.usage.completion_tokens) or answer.listed_tokens or None

@@ -26,6 +26,7 @@ from planner.files import (
 )
 from planner.fit import Degree, degrees, gpu_memory_report
 from planner.footprint import Footprint
+from planner.gaps import Family, Spread, weibull_shape
 from planner.gpu_memory import GpuMemoryReport
 from planner.kv_blocks import KvCapacity, KvLayout, kv_layout
 from planner.library import PublicModel, public_models, shape_of_model
@@ -50,6 +51,9 @@ from planner.search import (
     Space,
     SpotTerms,
 )
+from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
+from planner.recorded import BadLine, RequestTrace, TraceRequest
+from planner.servegen import servegen
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
     Notice,
@@ -63,12 +67,16 @@ from planner.spot import (
     spot_needed,
     up_probabilities,
 )
+from planner.trace_formats import TRACE_FORMATS, guess_trace_format, request_trace
 from planner.traces import Recording, recording_from
 from planner.types import PlannerError, dtype_bytes
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
     "Answer",
+    "SPELLS",
+    "TRACE_FORMATS",
+    "BadLine",
     "Calibration",
     "Candidate",
     "Change",
@@ -81,6 +89,7 @@ __all__ = [
     "Estimate",
     "Evacuation",
     "Experts",
+    "Family",
     "Figure",
     "Footprint",
     "GpuMemoryReport",
@@ -106,7 +115,9 @@ __all__ = [
     "Prices",
     "PublicModel",
     "Quantisation",
+    "RateProfile",
     "Recording",
+    "RequestTrace",
     "Sample",
     "Skipped",
     "Slo",
@@ -116,12 +127,15 @@ __all__ = [
     "SpotMarkets",
     "SpotMix",
     "SpotTerms",
+    "Spread",
     "State",
     "Stream",
     "Target",
     "Trace",
+    "TraceRequest",
     "Workload",
     "cheapest_mix",
+    "constant_rate",
     "context_lengths",
     "degrees",
     "device",
@@ -131,14 +145,18 @@ __all__ = [
     "estimate_rows",
     "folder_weight_bytes",
     "gpu_memory_report",
+    "guess_trace_format",
     "holds_probability",
     "kv_layout",
     "memory_report",
     "mix_of",
     "plan_from",
+    "on_off",
     "prices_from",
     "public_models",
     "quantisation",
+    "ramp",
+    "rate_file",
     "read_devices",
     "read_json_object",
     "read_plan",
@@ -150,14 +168,19 @@ __all__ = [
     "read_workload",
     "read_yaml_object",
     "recording_from",
+    "request_trace",
+    "servegen",
     "shape_from_config",
     "shape_of_model",
     "shipped_calibration",
     "slo_from",
+    "spells",
     "spot_markets_from",
     "spot_needed",
+    "steps",
     "traffic_under",
     "up_probabilities",
+    "weibull_shape",
     "weight_files",
     "workload_from",
     "write_plan",

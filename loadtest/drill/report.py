@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loadtest.drill.phases import Harm, Recovery, harm_of, harmed_per_second, harmed_spans, recovery
 from loadtest.drill.texts import TextCheck
-from loadtest.metrics import meets, quantile
+from loadtest.metrics import by_class, meets, quantile
 from loadtest.moves import MovesTotal, total_of
 from loadtest.types import Outcome, Record, Slo
 
 MAX_TOUCHED = 200
+
+SloOf = Callable[[str], Slo]
 
 BEFORE, DURING, AFTER = "before", "during", "after"
 
@@ -103,7 +105,8 @@ class Touched:
 
 @dataclass(frozen=True, slots=True)
 class DrillReport:
-    harm: Harm
+    harms: Mapping[str, Harm]
+    """By SLO class."""
     phases: tuple[Phase, ...]
     actions: tuple[ActionReport, ...]
     undone: tuple[str, ...]
@@ -116,7 +119,7 @@ class DrillReport:
 
 def drill_report(
     records: Sequence[Record],
-    slo: Slo,
+    slo_of: SloOf,
     done: Sequence[ActionDone],
     undone: Sequence[str],
     *,
@@ -124,12 +127,13 @@ def drill_report(
     start_ns: int,
     texts: TextCheck | None = None,
 ) -> DrillReport:
-    """`records`: all of the run; `done`: in their order."""
+    """`records`: all of the run; `slo_of`: the SLO of a class; `done`: in their order."""
     clock = _Clock(start_ns)
     first_s = done[0].began_s if done else math.inf
     end_s = max((clock.s(record.end_ns) for record in records), default=0.0)
-    harm = harm_of([record for record in records if clock.s(record.end_ns) < first_s], slo)
-    spans = {record.number: list(harmed_spans(record, harm, start_ns)) for record in records}
+    ended = by_class(record for record in records if clock.s(record.end_ns) < first_s)
+    harms = {name: harm_of(ended.get(name, ()), slo_of(name)) for name in by_class(records)}
+    spans = {record.number: list(harmed_spans(record, harms[record.slo_class], start_ns)) for record in records}
     harmed = harmed_per_second(spans.values(), end_s)
     nexts_s = [*(one.began_s for one in done[1:]), end_s][: len(done)]
     actions = tuple(
@@ -146,8 +150,8 @@ def drill_report(
         if clock.s(record.end_ns) >= first_s and (spans[record.number] or (record.moves and record.moves.others))
     ]
     return DrillReport(
-        harm=harm,
-        phases=tuple(_phase(records, slo, *bounds, clock) for bounds in _bounds(actions, end_s)),
+        harms=harms,
+        phases=tuple(_phase(records, slo_of, *bounds, clock) for bounds in _bounds(actions, end_s)),
         actions=actions,
         undone=tuple(undone),
         touched=tuple(touched[:MAX_TOUCHED]),
@@ -181,9 +185,10 @@ def _bounds(actions: Sequence[ActionReport], end_s: float) -> list[tuple[str, fl
     return bounds + ([(AFTER, healed_s, end_s)] if healed_s < end_s else [])
 
 
-def _phase(records: Sequence[Record], slo: Slo, name: str, from_s: float, until_s: float, clock: _Clock) -> Phase:
+def _phase(records: Sequence[Record], slo_of: SloOf, name: str, from_s: float, until_s: float, clock: _Clock) -> Phase:
     due = [record for record in records if clock.belongs(record, name, from_s, until_s)]
     ok = [record for record in due if record.ok]
+    judged = any(slo_of(record.slo_class) for record in due)
     gaps_ms = [
         record.gaps_ns[(ends_s >= from_s) & (ends_s < until_s)] / 1e6
         for record in records
@@ -195,7 +200,7 @@ def _phase(records: Sequence[Record], slo: Slo, name: str, from_s: float, until_
         until_s=until_s,
         due=len(due),
         outcomes=_outcomes(due),
-        met=sum(meets(record, slo) for record in due) if slo else None,
+        met=sum(meets(record, slo_of(record.slo_class)) for record in due) if judged else None,
         ttft=_latencies([record.ttft_ns / 1e6 for record in ok if record.ttft_ns is not None]),
         tpot=_latencies([record.tpot_ns / 1e6 for record in ok if record.tpot_ns is not None]),
         gap=_latencies(np.concatenate(gaps_ms).tolist() if gaps_ms else []),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ WIDE, HALF = Box(), Box(width=440.0, height=210.0)
 CURVE_POINTS = 400
 BINS = 60
 SINCE_START = "seconds since the start"
+LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms", "max_gap_ms", "attainment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def run_charts(run: SavedRun) -> list[Chart]:
         ),
         _dots(frame, run.records, "TPOT", lambda r: r.tpot_ns, slo.tpot_ms, "by the same instant"),
         _longest_gaps(frame, run.records, slo),
-        _attainment(frame, run.records, slo, end_s) if slo else None,
+        _attainment(frame, run.records, slos_of(run.document), slo, end_s),
         _in_flight(frame, run),
     ]
     return [chart for chart in charts if chart is not None]
@@ -78,9 +80,18 @@ def curve_charts(run: SavedRun) -> list[Chart]:
 
 def slo_of(document: Document) -> Slo:
     """As the run was told; without limits where the document names none."""
-    told = document.spec.get("slo") or {}
-    known = {name: told[name] for name in ("ttft_ms", "tpot_ms", "e2e_ms", "max_gap_ms", "attainment") if name in told}
-    return Slo(**known)
+    return _slo(document.spec.get("slo") or {})
+
+
+def slos_of(document: Document) -> Callable[[str], Slo]:
+    """The SLO of a class: its own, or the one of all."""
+    usual = slo_of(document)
+    own = {name: _slo(told) for name, told in (document.spec.get("class_slos") or {}).items()}
+    return lambda name: own.get(name, usual)
+
+
+def _slo(told: Mapping[str, Any]) -> Slo:
+    return Slo(**{name: told[name] for name in LIMITS if name in told})
 
 
 def marks_of(document: Document) -> list[Mark]:
@@ -166,19 +177,27 @@ def _longest_gap(record: Record) -> Point:
     return float(record.event_ns[at]) / NS_PER_S, float(record.gaps_ns[at]) / NS_PER_MS
 
 
-def _attainment(frame: _Frame, records: Sequence[Record], slo: Slo, end_s: float) -> Chart:
+def _attainment(
+    frame: _Frame, records: Sequence[Record], slo_of_class: Callable[[str], Slo], usual: Slo, end_s: float
+) -> Chart | None:
+    """`usual`: of all classes that have none of their own; its goal is drawn."""
+    if not any(slo_of_class(record.slo_class) for record in records):
+        return None
     last_due_s = max(record.due_ns for record in records) / NS_PER_S
     width_s = max(1.0, last_due_s / BINS)
     met: dict[int, list[bool]] = {}
     for record in records:
-        met.setdefault(int(record.due_ns / NS_PER_S / width_s), []).append(meets(record, slo))
+        met.setdefault(int(record.due_ns / NS_PER_S / width_s), []).append(
+            meets(record, slo_of_class(record.slo_class))
+        )
     y = Linear(0.0, 100.0, WIDE.bottom, WIDE.top)
     plot = frame.plot(y, "% within the SLO", "share of requests within the SLO over time")
     plot.bars(
         ((bin_ * width_s, min((bin_ + 1) * width_s, end_s), 100 * sum(some) / len(some)) for bin_, some in met.items()),
         "c",
     )
-    plot.level(100 * slo.attainment, f"wanted {100 * slo.attainment:g} %")
+    if usual:
+        plot.level(100 * usual.attainment, f"wanted {100 * usual.attainment:g} %")
     caption = f"of the requests due in each {width_s:.3g} s; a bar that is missing had none due, or none within it"
     return Chart("Attainment", caption, frame.finished(plot))
 

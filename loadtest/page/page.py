@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 from loadtest.document import Document
 from loadtest.page import tables
@@ -63,7 +65,12 @@ def _head(document: Document, title: str) -> str:
 
 
 def _slo(document: Document) -> str:
-    slo = document.spec.get("slo") or {}
+    own = document.spec.get("class_slos") or {}
+    each = [("", document.spec.get("slo") or {}), *own.items()]
+    return "; ".join(f"{escape(name)}{': ' if name else ''}{told}" for name, slo in each if (told := _limits(slo)))
+
+
+def _limits(slo: Mapping[str, Any]) -> str:
     names = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2e_ms": "E2E", "max_gap_ms": "longest gap"}
     limits = [f"{names[key]} ≤ {slo[key]:g} ms" for key in names if slo.get(key) is not None]
     if not limits:

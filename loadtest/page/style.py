@@ -40,7 +40,8 @@ svg .word { stroke: var(--paper); stroke-width: 3px; paint-order: stroke; fill: 
 svg .word.event { fill: var(--event); }
 .wide { overflow-x: auto; } .wide svg { min-width: 640px; }
 details summary { cursor: pointer; }
-.fill { stroke: none; fill-opacity: 0.6; } .fill.a { fill: var(--a); } .fill.b { fill: var(--b); } .fill.c { fill: var(--c); }
+.fill { stroke: none; fill-opacity: 0.6; }
+.fill.a { fill: var(--a); } .fill.b { fill: var(--b); } .fill.c { fill: var(--c); }
 .fill.d { fill: var(--d); } .fill.bad { fill: var(--bad); } .during { fill: var(--during); }
 .key { display: inline-block; width: 14px; height: 3px; margin: 0 5px 3px 10px; vertical-align: middle; }
 .key.a { background: var(--a); } .key.b { background: var(--b); } .key.c { background: var(--c); }

@@ -119,9 +119,10 @@ def server_tables(document: Document) -> str:
 
 
 def drill_tables(drill: DrillReport) -> str:
-    limits = (
-        f"A stream counts as harmed above {figure(drill.harm.ttft_ms, 'ms')} to its first token or "
-        f"{figure(drill.harm.gap_ms, 'ms')} between two tokens, and if it does not complete."
+    limits = " ".join(
+        f"A stream{f' of class {escape(name)}' if name else ''} counts as harmed above {figure(harm.ttft_ms, 'ms')} to its "
+        f"first token or {figure(harm.gap_ms, 'ms')} between two tokens, and if it does not complete."
+        for name, harm in drill.harms.items()
     )
     parts = [f'<p class="soft">{limits}</p>', _actions_table(drill), _phases_table(drill)]
     if drill.undone:
@@ -235,8 +236,8 @@ def client_table(document: Document) -> str:
     lag = (
         f"Sent late by {figure(client.get('lag_p50_ms'), 'ms')} at the median, "
         f"{figure(client.get('lag_p99_ms'), 'ms')} at p99, {figure(client.get('lag_max_ms'), 'ms')} at most; "
-        f"{client.get('sent')} of {client.get('due')} due requests were sent, {_percent(client.get('reused_share'))} of "
-        "them on a reused connection."
+        f"{client.get('sent')} of {client.get('due')} due requests were sent, {_percent(client.get('reused_share'))} "
+        "of them on a reused connection."
     )
     return f"<p>{lag}</p>{table(head, rows)}"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtest.spec import Rent
-from loadtest.types import LoadTestError, Slo
-from planner import Estimate, Percentiles, Plan, PlannerError, PoolPlan, SloClass, estimate
+from loadtest.cost import Rent
+from loadtest.types import LoadTestError
+from planner import Estimate, Percentiles, Plan, PlannerError, PoolPlan, estimate
 
 SHARES = ("p50", "p90", "p99")
 
@@ -35,15 +35,6 @@ def class_of(plan: Plan, name: str) -> str:
     if len(names) > 1:
         raise LoadTestError(f"the plan promises to {', '.join(names)}: say with --slo-class which of them the load is")
     return names[0]
-
-
-def slo_of_class(promise: SloClass) -> Slo:
-    """The limits that each request is held to, and the share that must meet them."""
-    limits_s = promise.request_limits_s
-    ms = {metric: 1e3 * limit_s for metric, limit_s in limits_s.items()}
-    return Slo(
-        ttft_ms=ms.get("ttft"), tpot_ms=ms.get("tpot"), e2e_ms=ms.get("e2e"), attainment=promise.required_attainment
-    )
 
 
 def rent_of_plan(plan: Plan, file: str) -> Rent:

@@ -52,7 +52,7 @@ DONE = ActionDone("drain d-1", at_s=8.0, began_s=8.0, took_s=0.1, ok=True, told=
 
 
 def report(records: list[Record], slo: Slo = SLO, *done: ActionDone) -> DrillReport:
-    return drill_report(records, slo, done, (), run_id="r", start_ns=0)
+    return drill_report(records, lambda _: slo, done, (), run_id="r", start_ns=0)
 
 
 def test_a_harmed_load_is_told_as_it_was() -> None:
@@ -86,11 +86,12 @@ def test_a_load_that_nothing_happened_to_recovers_at_once() -> None:
 def test_harm_without_an_slo_is_what_is_unusual() -> None:
     records = harmed_load()
     told = report(records, Slo(), DONE)
-    assert told.harm.ttft_ms == told.harm.gap_ms == pytest.approx(200) and not told.harm.from_slo
+    harm = told.harms[""]
+    assert harm.ttft_ms == harm.gap_ms == pytest.approx(200) and not harm.from_slo
     assert told.actions[0].recovery.after_s == pytest.approx(2.0) and told.phases[0].met is None
     assert harm_of([], Slo()) == Harm(None, None, False)
     nothing_before = report(records, Slo(), replace(DONE, began_s=0.0))
-    assert nothing_before.harm.ttft_ms is None and nothing_before.actions[0].streams.open == 0
+    assert nothing_before.harms[""].ttft_ms is None and nothing_before.actions[0].streams.open == 0
 
 
 def test_a_recovery_that_the_run_did_not_see_is_not_claimed() -> None:

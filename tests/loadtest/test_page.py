@@ -19,7 +19,8 @@ from loadtest.page.svg import Box, Plot
 from loadtest.report import build
 from loadtest.results import save
 from loadtest.saved import SavedRun, read_run
-from loadtest.spec import Rent, RunResult
+from loadtest.cost import Rent
+from loadtest.spec import RunResult
 from loadtest.types import Outcome, Slo
 from loadtest.watch.exposition import server_sample
 from loadtest.watch.types import GpuSample, Watched

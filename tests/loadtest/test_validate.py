@@ -13,13 +13,14 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from loadtest.cli import load_app
-from loadtest.plain_load import PlainLoad, burstiness_of
+from loadtest.load import make_load
 from loadtest.report import build
 from loadtest.truth import TruthServer
-from loadtest.types import LoadTestError, Slo
-from loadtest.validate.prediction import Predicted, class_of, of_model, of_plan, slo_of_class
+from loadtest.types import LoadTestError
+from loadtest.validate.load import burstiness_of, load_of
+from loadtest.validate.prediction import Predicted, class_of, of_model, of_plan
 from loadtest.validate.results import FORMAT, point_of, verdict_of
-from planner import Plan, SloClass, slo_from
+from planner import Plan, slo_from
 from tests.loadtest.conftest import QUICK
 from tests.loadtest.test_results import result, some
 from tests.planner.plans import plan, pool
@@ -89,11 +90,6 @@ def test_of_several_classes_one_has_to_be_named() -> None:
     assert of_plan(two_classes(), "batch").why_not == "the plan predicts nothing of batch"
 
 
-def test_promises_become_limits_of_one_request() -> None:
-    promise: SloClass = plan().slo.of("chat")
-    assert slo_of_class(promise) == Slo(ttft_ms=1000, tpot_ms=50, attainment=0.99)
-
-
 def test_the_performance_model_answers_for_a_model_that_it_knows() -> None:
     known = plan().model_copy(update={"model": "meta-llama/Llama-3.1-70B-Instruct"})
     found, faster = of_model(known, 2.0, 500, 250), of_model(known, 4.0, 500, 250)
@@ -119,5 +115,12 @@ def test_a_point_says_how_far_off_each_prediction_was() -> None:
 
 def test_burstiness_is_the_gamma_shape_of_the_gaps() -> None:
     assert burstiness_of(1.0) == 1 and burstiness_of(2.0) == 0.25 and burstiness_of(0.0) == math.inf
-    even = PlainLoad("/v1/chat/completions", "m", 5, 4, 0, burstiness=math.inf).jobs(10.0, duration_s=1.0)
-    assert len(even) == 10
+
+
+def test_the_load_is_the_planned_traffic() -> None:
+    asked = load_of(plan(rate_rps=4.0), 1.1, endpoint="/v1/chat/completions", model="m", seconds=20.0, seed=0)
+    jobs = make_load(asked).jobs
+    assert asked.request_rate_rps == pytest.approx(4.4) and 60 <= len(jobs) <= 120
+    lengths = [json.loads(job.body)["max_completion_tokens"] for job in jobs]
+    assert len(set(lengths)) > 10 and 150 < sum(lengths) / len(lengths) < 400, "spread as planned, about 250"
+    assert all(json.loads(job.body)["ignore_eos"] for job in jobs)
