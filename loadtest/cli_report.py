@@ -12,11 +12,11 @@ from rich.console import Console
 
 from loadtest.cli_options import OUTPUT
 from loadtest.cli_shared import errors_as_exit_codes
+from loadtest.cost import Rent
 from loadtest.driver import Counts
 from loadtest.page.page import page
 from loadtest.runner import run
 from loadtest.saved import read_run
-from loadtest.cost import Rent
 from loadtest.spec import RunResult, RunSpec
 from loadtest.types import LoadTestError
 from loadtest.validate.prediction import rent_of_plan

@@ -105,9 +105,7 @@ def validate(
         raise typer.Exit(EXIT_CODES[verdict_of(points)])
 
 
-def _measure(
-    share: float, plan: Plan, slo_class: str, spec: RunSpec, save_dir: Path, console: Console
-) -> Point:
+def _measure(share: float, plan: Plan, slo_class: str, spec: RunSpec, save_dir: Path, console: Console) -> Point:
     """Raises LoadTestError if the run could not start, was interrupted or could not be saved."""
     result = run_watched(spec, progress_line(console), watch=True)
     report = build(result)

@@ -24,9 +24,10 @@ def show_drill(drill: DrillReport, console: Console) -> None:
     if drill.texts is not None:
         _show_texts(drill.texts, console)
     for name, harm in drill.harms.items():
+        of_class = f", of class {name}," if name else ""
         told = (
-            f"harmed{f', of class {name},' if name else ''} means: above {_ms(harm.ttft_ms)} ms to the first token, above "
-            f"{_ms(harm.gap_ms)} ms between two tokens, or not completed"
+            f"harmed{of_class} means: above {_ms(harm.ttft_ms)} ms to the first token, above {_ms(harm.gap_ms)} ms between "
+            "two tokens, or not completed"
         )
         console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{drill.touched_count} streams were harmed or moved", highlight=False)

@@ -92,6 +92,7 @@ class Document:
     cost: Cost | None = None
     drill: DrillReport | None = None
     judged: Mapping[str, Judged] = field(default_factory=dict)
+    """By SLO class."""
     definitions: Mapping[str, str] = field(default_factory=dict)
     source: Source | None = None
     missing: tuple[str, ...] = ()
@@ -105,6 +106,8 @@ def decode(data: bytes, name: str) -> Document:
             raise LoadTestError(f"{name} is no {FORMAT} document")
         for summary in (tree.get("total"), *(tree.get("classes") or {}).values()):
             _read_infinities(summary)
+        for judged in (tree.get("judged") or {}).values():
+            _read_measured(judged)
         return msgspec.convert(tree, Document, str_keys=True)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LoadTestError(f"{name} is no {FORMAT} document: {error}") from error
@@ -135,3 +138,10 @@ def _read_infinities(summary: Any) -> None:
         for some in figures:
             if isinstance(some, dict):
                 some.update({key: math.inf for key, value in some.items() if value == "inf"})
+
+
+def _read_measured(judged: Any) -> None:
+    """What a promise measured: infinite where too many did not complete, NaN where nothing was seen."""
+    for one in judged.get("promises") or () if isinstance(judged, dict) else ():
+        if isinstance(one, dict) and one.get("measured_ms") in ("inf", None):
+            one["measured_ms"] = math.inf if one.get("measured_ms") == "inf" else math.nan

@@ -101,10 +101,11 @@ def read_answer(read_ns: list[int], pieces: list[bytes]) -> Answer:
     framing = Framing(payload.append)
     events = EventReader()
     for at_ns, piece in zip(read_ns, pieces, strict=True):
+        whole = True
         try:
             framing.feed(piece)
         except BadHttp:
-            break  # the exchange's ending says so already; what came before still counts
+            whole = False  # the exchange's ending says so already; what came before still counts
         if framing.status and not answer.status:
             answer.status = framing.status
             answer.streamed = framing.headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
@@ -116,6 +117,8 @@ def read_answer(read_ns: list[int], pieces: list[bytes]) -> Answer:
             else:
                 answer.body += part
         payload.clear()
+        if not whole:
+            break
     if answer.streamed:
         for event in events.close():
             _take_event(answer, event.data, read_ns[-1])

@@ -28,6 +28,7 @@ def page(run: SavedRun, title: str = "Load test") -> str:
         _section("Latencies", tables.metrics_table(document.total) + _note_of_all(document)),
         _section("Outcomes", tables.outcomes_table(document.total)),
         _section("By class", tables.classes_table(document)),
+        _section("Promises of all requests together", tables.promises_table(document)),
         _section("The drill", tables.drill_tables(document.drill)) if document.drill is not None else "",
         _section("Over time", _figures(run_charts(run))),
         _section("Distributions", _figures(curve_charts(run))),

@@ -76,6 +76,22 @@ def classes_table(document: Document) -> str:
     return table(("class", "due", "within the SLO", "goodput", "TTFT p99, ms", "TPOT p99, ms"), rows) if rows else ""
 
 
+def promises_table(document: Document) -> str:
+    """What is promised of all requests of a class together."""
+    rows = [
+        [
+            escape(name or "all"),
+            f"{_statistic(one.promise.percentile)} of {escape(one.promise.metric)}",
+            figure(one.promise.limit_ms, "ms"),
+            figure(one.measured_ms, "ms"),
+            ("kept" if one.kept else "broken") + ("" if one.certain else ", not sure at 95 %"),
+        ]
+        for name, judged in document.judged.items()
+        for one in judged.promises
+    ]
+    return table(("class", "promise", "at most", "measured", ""), rows, words=[4]) if rows else ""
+
+
 def server_tables(document: Document) -> str:
     server = document.server
     if server is None:
@@ -120,8 +136,8 @@ def server_tables(document: Document) -> str:
 
 def drill_tables(drill: DrillReport) -> str:
     limits = " ".join(
-        f"A stream{f' of class {escape(name)}' if name else ''} counts as harmed above {figure(harm.ttft_ms, 'ms')} to its "
-        f"first token or {figure(harm.gap_ms, 'ms')} between two tokens, and if it does not complete."
+        f"A stream{f' of class {escape(name)}' if name else ''} counts as harmed above {figure(harm.ttft_ms, 'ms')} to "
+        f"its first token or {figure(harm.gap_ms, 'ms')} between two tokens, and if it does not complete."
         for name, harm in drill.harms.items()
     )
     parts = [f'<p class="soft">{limits}</p>', _actions_table(drill), _phases_table(drill)]
@@ -245,6 +261,10 @@ def client_table(document: Document) -> str:
 def definitions_table(document: Document) -> str:
     rows = [[f"<b>{escape(name)}</b>", escape(meaning)] for name, meaning in document.definitions.items()]
     return table(("name", "what it is"), rows, words=[1]) if rows else ""
+
+
+def _statistic(percentile: float | None) -> str:
+    return "mean" if percentile is None else f"p{percentile:g}"
 
 
 def _pair(latencies: Latencies) -> str:

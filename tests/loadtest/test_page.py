@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.cost import Rent
 from loadtest.document import Document, SummaryFigures
 from loadtest.moves import Moves, ToldMove
 from loadtest.page.page import page
@@ -19,9 +20,8 @@ from loadtest.page.svg import Box, Plot
 from loadtest.report import build
 from loadtest.results import save
 from loadtest.saved import SavedRun, read_run
-from loadtest.cost import Rent
 from loadtest.spec import RunResult
-from loadtest.types import Outcome, Slo
+from loadtest.types import Outcome, Promise, Slo
 from loadtest.watch.exposition import server_sample
 from loadtest.watch.types import GpuSample, Watched
 from tests.loadtest.builders import record
@@ -114,6 +114,18 @@ def test_what_came_from_outside_is_no_markup(tmp_path: Path) -> None:
 def test_a_run_without_anything_still_makes_a_page(tmp_path: Path) -> None:
     parsed(page_of(result([record([], Outcome.NO_CONNECTION)], Slo()), tmp_path))
     parsed(page(SavedRun(Document(run_id="x", verdict="no SLO", total=SummaryFigures()))))
+
+
+def test_classes_and_promises_have_their_tables(tmp_path: Path) -> None:
+    made = whole_run()
+    records = tuple(replace(one, slo_class="chat" if one.number % 2 else "batch") for one in made.records)
+    promises = (Promise("ttft", 99.0, 300.0), Promise("e2e", None, 2000.0))
+    slos = {"chat": Slo(ttft_ms=500), "batch": Slo(e2e_ms=5000, promises=promises)}
+    spec = replace(made.spec, slo=Slo(), class_slos=slos)
+    text = page_of(replace(made, records=records, spec=spec), tmp_path)
+    said = " ".join(parsed(text).texts)
+    for words in ("chat: TTFT ≤ 500 ms", "p99 of ttft", "mean of e2e", "broken", "∞", "By class", "share of requests"):
+        assert words in text or words in said, words
 
 
 def test_a_cut_stream_keeps_the_curve_of_all_requests_below_100(tmp_path: Path) -> None:
