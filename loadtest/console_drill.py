@@ -26,8 +26,8 @@ def show_drill(drill: DrillReport, console: Console) -> None:
     for name, harm in drill.harms.items():
         of_class = f", of class {name}," if name else ""
         told = (
-            f"harmed{of_class} means: above {_ms(harm.ttft_ms)} ms to the first token, above {_ms(harm.gap_ms)} ms between "
-            "two tokens, or not completed"
+            f"harmed{of_class} means: above {_ms(harm.ttft_ms)} ms to the first token, above {_ms(harm.gap_ms)} ms "
+            "between two tokens, or not completed"
         )
         console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{drill.touched_count} streams were harmed or moved", highlight=False)
