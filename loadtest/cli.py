@@ -18,7 +18,17 @@ from loadtest import cli_drill, cli_exchange, cli_report, cli_validate
 from loadtest import cli_options as flags
 from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
-from loadtest.cli_report import HtmlFile, NoWatch, PlanPrice, RentFlag, rent_of, run_watched, write_page
+from loadtest.cli_report import (
+    AskMoves,
+    HtmlFile,
+    NoWatch,
+    PlanPrice,
+    RentFlag,
+    asking_for_moves,
+    rent_of,
+    run_watched,
+    write_page,
+)
 from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line, show, show_definitions, show_point
 from loadtest.load import load_for
@@ -50,11 +60,12 @@ def run(
     html: HtmlFile = None,
     usd_per_hour: RentFlag = None,
     price_plan: PlanPrice = None,
+    moves: AskMoves = False,
     no_watch: NoWatch = False,
 ) -> None:
     """Send a load, and judge it against the SLO. Ctrl-C ends it early and keeps what was seen."""
     with errors_as_exit_codes():
-        target = where.target()
+        target = asking_for_moves(where.target()) if moves else where.target()
         slo, class_slos = goal.slos()
         load = load_for(plan_of(where, times, requests, goal), target)
         spec = RunSpec(

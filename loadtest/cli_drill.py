@@ -16,7 +16,7 @@ from rich.console import Console
 
 from loadtest import cli_options as flags
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
-from loadtest.cli_report import HtmlFile, run_watched, write_page
+from loadtest.cli_report import HtmlFile, asking_for_moves, run_watched, write_page
 from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line, show
 from loadtest.console_drill import show_drill
@@ -27,7 +27,6 @@ from loadtest.drill.texts import TextCheck, check_texts
 from loadtest.drill.timeline import BY_ADMIN_API, Action, in_order, parse_action, timeline_from
 from loadtest.jobs import greedy
 from loadtest.load import load_for
-from loadtest.moves import ASK_HEADER
 from loadtest.report import as_json as as_json_tree
 from loadtest.report import build
 from loadtest.results import save
@@ -92,8 +91,7 @@ def drill(
     """Send a load, do things to the deployment meanwhile, and tell what became of the streams."""
     with errors_as_exit_codes():
         actions = _actions(do, timeline)
-        target = where.target()
-        target = replace(target, headers=(*target.headers, ASK_HEADER))
+        target = asking_for_moves(where.target())
         token = (("Authorization", f"Bearer {admin_token}"),) if admin_token else ()
         hands = Hands(replace(target, base_url=admin_url or where.base_url, headers=token))
         _check_reach(hands, actions)

@@ -14,11 +14,12 @@ from loadtest.cli_options import OUTPUT
 from loadtest.cli_shared import errors_as_exit_codes
 from loadtest.cost import Rent
 from loadtest.driver import Counts
+from loadtest.moves import ASK_HEADER
 from loadtest.page.page import page
 from loadtest.runner import run
 from loadtest.saved import read_run
 from loadtest.spec import RunResult, RunSpec
-from loadtest.types import LoadTestError
+from loadtest.types import LoadTestError, Target
 from loadtest.validate.prediction import rent_of_plan
 from loadtest.watch.watcher import Watcher
 from planner import read_plan
@@ -33,6 +34,9 @@ RentFlag = Annotated[
 PlanPrice = Annotated[
     Path | None,
     typer.Option("--plan", help="A plan.yaml whose price counts, unless --usd-per-hour does.", rich_help_panel=OUTPUT),
+]
+AskMoves = Annotated[
+    bool, typer.Option("--moves", help="Ask Ferry to tell each request's moves; keeps them.", rich_help_panel=OUTPUT)
 ]
 NoWatch = Annotated[
     bool, typer.Option("--no-watch", help="Do not read the server's /metrics each second.", rich_help_panel=OUTPUT)
@@ -68,6 +72,11 @@ def run_watched(
     with Watcher(spec.target) as watcher:
         result = run(spec, on_progress, on_start)
     return replace(result, watched=watcher.taken())
+
+
+def asking_for_moves(target: Target) -> Target:
+    """The same endpoint, asked to tell each request's moves. Others than Ferry do not mind."""
+    return replace(target, headers=(*target.headers, ASK_HEADER))
 
 
 def rent_of(usd_per_hour: float | None, plan: Path | None) -> Rent | None:

@@ -126,6 +126,8 @@ def server_tables(document: Document) -> str:
     ]
     if gpus:
         parts.append(table(("GPU of the client's machine", "busy", "memory", "power", "energy"), gpus))
+    if not server.pools and not counted and server.scrapes:
+        parts.append('<p class="soft">Nothing in its /metrics is a series that this page knows.</p>')
     errors = "; ".join(f"{escape(told)} ({count} times)" for told, count in server.errors.items())
     parts.append(
         f'<p class="soft">{server.scrapes} scrapes of /metrics, the slowest took {server.scrape_max_ms:.0f} ms'

@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from loadtest.cli import load_app
+from loadtest.cli_report import asking_for_moves
 from loadtest.drill.conductor import Conductor
 from loadtest.drill.hands import Deed, Hands
 from loadtest.drill.timeline import parse_action
@@ -203,3 +204,9 @@ def test_what_cannot_be_drilled_is_told_before_the_load(
 ) -> None:
     result = drill(truth, tmp_path, *arguments)
     assert result.exit_code == 2 and why in result.output and not list(tmp_path.glob("*.json")), result.output
+
+
+def test_a_run_asks_for_moves_only_if_told_to() -> None:
+    asked = asking_for_moves(Target("http://x", headers=(("A", "b"),)))
+    assert asked.headers == (("A", "b"), ("X-Ferry-Moves", "1")) and asked.base_url == "http://x"
+    assert "--moves" in CliRunner(env={"COLUMNS": "200"}).invoke(load_app, ["run", "--help"]).output
