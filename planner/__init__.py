@@ -53,7 +53,7 @@ from planner.search import (
 )
 from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
 from planner.recorded import BadLine, RequestTrace, TraceRequest
-from planner.servegen import servegen
+from planner.servegen import servegen as servegen_trace
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
     Notice,
@@ -169,7 +169,7 @@ __all__ = [
     "read_yaml_object",
     "recording_from",
     "request_trace",
-    "servegen",
+    "servegen_trace",
     "shape_from_config",
     "shape_of_model",
     "shipped_calibration",

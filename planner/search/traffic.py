@@ -171,7 +171,8 @@ def _declared_bursts(stream: Stream, rate_rps: float) -> tuple[float, float]:
     if isinstance(law, Metronome):
         return rate_rps, 0.0
     if isinstance(law, Gamma):
-        return rate_rps, min(MOST_SCV, 1 / law.shape)
+        scv = law.cv**2 if law.cv is not None else 1 / (law.burstiness or 1.0)
+        return rate_rps, min(MOST_SCV, scv)
     if isinstance(law, Weibull):
         return rate_rps, min(MOST_SCV, law.cv**2)
     if isinstance(law, Steps):

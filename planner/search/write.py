@@ -74,7 +74,7 @@ def write(chosen: Chosen, prepared: Prepared, traffic: Traffic) -> Plan:
         model=prepared.question.model,
         slo=traffic.slo,
         traffic=_traffic_plan(traffic),
-        pools=dict(pools),
+        pools={str(role): pool for role, pool in pools.items()},
         cost=_sum([staffed.cost for staffed in chosen.staffing]),
         prediction=Prediction(
             method="simulated",
