@@ -38,6 +38,8 @@ from planner.perf.shipped import shipped_calibration
 from planner.plan import EnginePlan, Plan, PoolPlan, plan_from
 from planner.prices import Offer, Price, Prices, prices_from
 from planner.quantisation import Quantisation, quantisation
+from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
+from planner.recorded import BadLine, RequestTrace, TraceRequest
 from planner.search import (
     Answer,
     Candidate,
@@ -51,8 +53,6 @@ from planner.search import (
     Space,
     SpotTerms,
 )
-from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
-from planner.recorded import BadLine, RequestTrace, TraceRequest
 from planner.servegen import servegen as servegen_trace
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
@@ -73,9 +73,9 @@ from planner.types import PlannerError, dtype_bytes
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
-    "Answer",
     "SPELLS",
     "TRACE_FORMATS",
+    "Answer",
     "BadLine",
     "Calibration",
     "Candidate",
@@ -150,8 +150,8 @@ __all__ = [
     "kv_layout",
     "memory_report",
     "mix_of",
-    "plan_from",
     "on_off",
+    "plan_from",
     "prices_from",
     "public_models",
     "quantisation",
