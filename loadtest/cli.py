@@ -7,33 +7,43 @@ saved, 3 the run is INVALID: the client was the limit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from loadtest import cli_drill, cli_exchange, cli_report, cli_validate
 from loadtest import cli_options as flags
 from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
+from loadtest.cli_report import (
+    AskMoves,
+    HtmlFile,
+    NoWatch,
+    PlanPrice,
+    RentFlag,
+    asking_for_moves,
+    rent_of,
+    run_watched,
+    write_page,
+)
+from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line, show, show_definitions, show_point
 from loadtest.load import load_for
-from loadtest.report import Verdict, build
 from loadtest.report import as_json as as_json_tree
+from loadtest.report import build
 from loadtest.results import save
-from loadtest.runner import run as run_load
 from loadtest.spec import RunSpec
 from loadtest.truth import TruthConfig
-from loadtest.types import LoadTestError
 
 load_app = typer.Typer(no_args_is_help=True, help="Measure an endpoint: `run` it, `calibrate` this machine.")
 
-EXIT_CODES = MappingProxyType({Verdict.MET: 0, Verdict.NO_SLO: 0, Verdict.MISSED: 1, Verdict.INVALID: 3})
-CANNOT_RUN = 2
+cli_report.register(load_app)
+cli_exchange.register(load_app)
+cli_drill.register(load_app)
+cli_validate.register(load_app)
 
 
 @load_app.command()
@@ -47,10 +57,15 @@ def run(
     save_dir: flags.SaveDir = Path("results"),
     as_json: flags.AsJson = False,
     keep_text: flags.KeepText = False,
+    html: HtmlFile = None,
+    usd_per_hour: RentFlag = None,
+    price_plan: PlanPrice = None,
+    moves: AskMoves = False,
+    no_watch: NoWatch = False,
 ) -> None:
     """Send a load, and judge it against the SLO. Ctrl-C ends it early and keeps what was seen."""
-    with _errors_as_exit_codes():
-        target = where.target()
+    with errors_as_exit_codes():
+        target = asking_for_moves(where.target()) if moves else where.target()
         slo, class_slos = goal.slos()
         load = load_for(plan_of(where, times, requests, goal), target)
         spec = RunSpec(
@@ -62,8 +77,9 @@ def run(
             times.warmup_s,
             keep_text=keep_text,
             class_slos=class_slos,
+            rent=rent_of(usd_per_hour, price_plan),
         )
-        raise typer.Exit(_run_and_tell(spec, load.notes, save_dir, as_json))
+        raise typer.Exit(_run_and_tell(spec, load.notes, save_dir, as_json, html, watch=not no_watch))
 
 
 @load_app.command("calibrate")
@@ -79,7 +95,7 @@ def calibrate_(
     """Measure the client of this machine against a server whose latencies are known."""
     console = Console(stderr=as_json)
     truth = TruthConfig(tokens=osl)
-    with _errors_as_exit_codes():
+    with errors_as_exit_codes():
         console.print(
             f"TTFT {truth.ttft_ms:g} ms, gap {truth.gap_ms:g} ms, {truth.tokens} tokens; errors: mean / p99 in ms",
             highlight=False,
@@ -106,12 +122,14 @@ def definitions() -> None:
     show_definitions(Console())
 
 
-def _run_and_tell(spec: RunSpec, notes: tuple[str, ...], save_dir: Path, as_json: bool) -> int:
+def _run_and_tell(
+    spec: RunSpec, notes: tuple[str, ...], save_dir: Path, as_json: bool, html: Path | None, *, watch: bool
+) -> int:
     """The exit code."""
     console = Console(stderr=as_json)
     for note in notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
-    result = run_load(spec, progress_line(console))
+    result = run_watched(spec, progress_line(console), watch=watch)
     report = build(result)
     saved = save(result, report, save_dir)
     show(report, console)
@@ -121,13 +139,6 @@ def _run_and_tell(spec: RunSpec, notes: tuple[str, ...], save_dir: Path, as_json
         Console(stderr=True).print(f"not all could be saved: {saved.error}", style="red", markup=False)
         return CANNOT_RUN
     console.print(f"saved: {saved.report_file}, {saved.records_file}", markup=False, highlight=False, soft_wrap=True)
+    if html is not None:
+        write_page(saved.report_file, html)
     return EXIT_CODES[report.verdict]
-
-
-@contextmanager
-def _errors_as_exit_codes() -> Iterator[None]:
-    try:
-        yield
-    except LoadTestError as error:
-        Console(stderr=True).print(f"ferry load: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(CANNOT_RUN) from error

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.calibrate import Point
+from loadtest.console_server import show_cost, show_moves, show_server
 from loadtest.driver import Counts
 from loadtest.judge import Judged
 from loadtest.metrics import DEFINITIONS, Summary
@@ -27,6 +28,9 @@ def show(report: Report, console: Console) -> None:
     _show_summary(report.total, "all requests", console)
     for name, summary in report.classes.items():
         _show_summary(summary, f"class {name or '(none)'}", console)
+    show_moves(report.moves, console)
+    show_server(report.server, console)
+    show_cost(report.cost, console)
     _show_client(report, console)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)

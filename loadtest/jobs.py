@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from loadtest.types import Job, LoadTestError
@@ -74,3 +75,15 @@ def sessions(
             due = float(due_s[session]) if due_s is not None and turn == 0 else None
             jobs.append(Job(len(jobs), one, session, turn, due, float(pause_s) if turn else 0.0))
     return jobs
+
+
+def models_of(jobs: Iterable[Job]) -> list[str]:
+    """The models that these jobs ask for, each once."""
+    return sorted({str(json.loads(job.body).get("model", "")) for job in jobs})
+
+
+def greedy(jobs: Iterable[Job], seed: int) -> list[Job]:
+    """The same requests, asking for the likeliest token each time: two answers to one of them can be compared."""
+    return [
+        replace(job, body=json.dumps({**json.loads(job.body), "temperature": 0, "seed": seed}).encode()) for job in jobs
+    ]

@@ -73,10 +73,10 @@ def _judged_mean(values_ms: Values, promise: Promise) -> JudgedPromise:
 def _values_ms(records: Sequence[Record], metric: str) -> tuple[Values, int]:
     """Of completed requests, sorted, and how many did not complete."""
     completed = [record for record in records if record.ok]
-    found = {
+    found: dict[str, list[float | None]] = {
         "ttft": [record.ttft_ns for record in completed],
         "tpot": [record.tpot_ns for record in completed],
         "e2e": [record.e2e_ns for record in completed],
-    }[metric]
-    values_ms = np.sort(np.array([value for value in found if value is not None], dtype=np.float64) / 1e6)
+    }
+    values_ms = np.sort(np.array([value for value in found[metric] if value is not None], dtype=np.float64) / 1e6)
     return values_ms, len(records) - len(completed)

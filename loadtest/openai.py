@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from loadtest.moves import MovesUsage
+
 DONE = b"[DONE]"
 MAX_DETAIL_CHARS = 300
 
@@ -13,6 +15,7 @@ MAX_DETAIL_CHARS = 300
 class Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    ferry: MovesUsage | None = None
 
 
 class Words(msgspec.Struct):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def parse_slo(goodput: Iterable[str], attainment: float) -> Slo:
             limit_ms = math.nan
         if not limit_ms > 0:
             raise LoadTestError(f"--goodput {item}: {limit!r} is no number of milliseconds above 0")
-        slo = replace(slo, **{field: limit_ms})
+        changed: dict[str, Any] = {field: limit_ms}
+        slo = replace(slo, **changed)
     return slo
 
 

@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 
 from loadtest.audit import Audit, faults
+from loadtest.cost import Cost, cost_of
+from loadtest.document import FORMAT, finite
+from loadtest.jobs import models_of
 from loadtest.judge import Judged, judge
 from loadtest.metrics import DEFINITIONS, Distribution, Summary, by_class, in_window, quantile, summarise
+from loadtest.moves import MovesTotal, total_of
 from loadtest.spec import RunResult
 from loadtest.types import Outcome, Record
+from loadtest.watch.summary import ServerTotal, server_total
 
-FORMAT = "ferry-load/1"
+# Prompts may be long, and one after the other names the same few.
+MODELS_LOOKED_FOR = 100
 
 
 class Verdict(StrEnum):
@@ -43,6 +49,10 @@ class Report:
     audit: Audit
     judged: Mapping[str, Judged] = field(default_factory=dict)
     """By SLO class, where that has an SLO; "" is the class of requests that have none."""
+    moves: MovesTotal | None = None
+    """As the answers tell; None where none did."""
+    server: ServerTotal | None = None
+    cost: Cost | None = None
 
 
 def build(result: RunResult) -> Report:
@@ -67,6 +77,7 @@ def build(result: RunResult) -> Report:
         died=result.died,
     )
     verdict, certain = _verdict(judged, found)
+    rent = spec.rent
     return Report(
         run_id=result.run_id,
         started_at_s=result.started_at_s,
@@ -79,6 +90,9 @@ def build(result: RunResult) -> Report:
         classes=classes if len(classes) > 1 else {},
         audit=audit,
         judged=judged,
+        moves=total_of(record.moves for record in records),
+        server=server_total(result.watched) if result.watched is not None else None,
+        cost=cost_of(records, spec.slo_of, total.window_s, rent) if rent is not None else None,
     )
 
 
@@ -98,6 +112,7 @@ def as_json(report: Report, result: RunResult) -> dict[str, Any]:
             "base_url": spec.target.base_url,
             "endpoint": spec.target.endpoint,
             "jobs": len(spec.jobs),
+            "models": models_of(spec.jobs[:MODELS_LOOKED_FOR]),
             "workers": spec.workers,
             "warmup_s": spec.warmup_s,
             "stall_ms": spec.stall_ms,
@@ -109,10 +124,13 @@ def as_json(report: Report, result: RunResult) -> dict[str, Any]:
         "classes": {name: _summary_json(summary) for name, summary in report.classes.items()},
         "judged": {name: asdict(judged) for name, judged in report.judged.items()},
         "client": {**asdict(report.audit), "reused_share": report.audit.reused_share},
+        "moves": report.moves and asdict(report.moves),
+        "server": report.server and asdict(report.server),
+        "cost": report.cost and asdict(report.cost),
         "definitions": dict(DEFINITIONS),
     }
-    finite: dict[str, Any] = _finite(tree)
-    return finite
+    strict: dict[str, Any] = finite(tree)
+    return strict
 
 
 def _window_s(result: RunResult, records: Sequence[Record]) -> float:
@@ -206,14 +224,3 @@ def _distribution_json(found: Distribution) -> dict[str, Any]:
         "completed_ms": {f"p{100 * q:g}": value for q, value in found.completed_ms.items()},
         "all_ms": {f"p{100 * q:g}": value for q, value in found.all_ms.items()},
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: "inf" stands for the one, null for the other."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return value

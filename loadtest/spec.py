@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.audit import WorkerAudit
+from loadtest.cost import Rent
 from loadtest.types import Job, Limits, Record, Slo, Target
+from loadtest.watch.types import Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class RunSpec:
     """Of SLO classes that `slo` is not for."""
     spool_folder: Path | None = None
     """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
+    rent: Rent | None = None
 
     def slo_of(self, slo_class: str) -> Slo:
         return self.class_slos.get(slo_class, self.slo)
@@ -48,3 +51,5 @@ class RunResult:
     workers: tuple[WorkerAudit, ...]
     interrupted: bool
     died: tuple[str, ...]
+    watched: Watched | None = None
+    """None: nobody looked at the server."""

@@ -11,6 +11,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.moves import Moves
+
 Times = NDArray[np.int64]
 
 
@@ -188,6 +190,8 @@ class Record:
     response_id: str
     reused: bool
     text: str | None = None
+    moves: Moves | None = None
+    """None: the server told nothing of moves."""
 
     @property
     def ok(self) -> bool:

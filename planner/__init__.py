@@ -13,6 +13,7 @@ from planner.files import (
     folder_weight_bytes,
     read_devices,
     read_json_object,
+    read_plan,
     read_prices,
     read_shape,
     read_slo,
@@ -21,6 +22,7 @@ from planner.files import (
     read_workload,
     read_yaml_object,
     weight_files,
+    write_plan,
 )
 from planner.fit import Degree, degrees, gpu_memory_report
 from planner.footprint import Footprint
@@ -33,11 +35,25 @@ from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.perf.calibration import Calibration
 from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
 from planner.perf.shipped import shipped_calibration
+from planner.plan import EnginePlan, Plan, PoolPlan, plan_from
 from planner.prices import Offer, Price, Prices, prices_from
 from planner.quantisation import Quantisation, quantisation
 from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
 from planner.recorded import BadLine, RequestTrace, TraceRequest
-from planner.servegen import servegen
+from planner.search import (
+    Answer,
+    Candidate,
+    Change,
+    Infeasible,
+    Nearest,
+    NearestSlo,
+    PlanQuestion,
+    Point,
+    Skipped,
+    Space,
+    SpotTerms,
+)
+from planner.servegen import servegen as servegen_trace
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
     Notice,
@@ -59,13 +75,17 @@ from planner.workload import Sample, Stream, Trace, Workload, traffic_under, wor
 __all__ = [
     "SPELLS",
     "TRACE_FORMATS",
+    "Answer",
     "BadLine",
     "Calibration",
+    "Candidate",
+    "Change",
     "ContextLengths",
     "Degree",
     "Device",
     "Devices",
     "Engine",
+    "EnginePlan",
     "Estimate",
     "Evacuation",
     "Experts",
@@ -73,6 +93,7 @@ __all__ = [
     "Figure",
     "Footprint",
     "GpuMemoryReport",
+    "Infeasible",
     "KvCapacity",
     "KvLayout",
     "Latency",
@@ -80,10 +101,16 @@ __all__ = [
     "MemoryReport",
     "Mla",
     "ModelShape",
+    "Nearest",
+    "NearestSlo",
     "Notice",
     "Offer",
     "Percentiles",
+    "Plan",
+    "PlanQuestion",
     "PlannerError",
+    "Point",
+    "PoolPlan",
     "Price",
     "Prices",
     "PublicModel",
@@ -92,11 +119,14 @@ __all__ = [
     "Recording",
     "RequestTrace",
     "Sample",
+    "Skipped",
     "Slo",
     "SloClass",
+    "Space",
     "SpotMarket",
     "SpotMarkets",
     "SpotMix",
+    "SpotTerms",
     "Spread",
     "State",
     "Stream",
@@ -121,6 +151,7 @@ __all__ = [
     "memory_report",
     "mix_of",
     "on_off",
+    "plan_from",
     "prices_from",
     "public_models",
     "quantisation",
@@ -128,6 +159,7 @@ __all__ = [
     "rate_file",
     "read_devices",
     "read_json_object",
+    "read_plan",
     "read_prices",
     "read_shape",
     "read_slo",
@@ -137,7 +169,7 @@ __all__ = [
     "read_yaml_object",
     "recording_from",
     "request_trace",
-    "servegen",
+    "servegen_trace",
     "shape_from_config",
     "shape_of_model",
     "shipped_calibration",
@@ -151,4 +183,5 @@ __all__ = [
     "weibull_shape",
     "weight_files",
     "workload_from",
+    "write_plan",
 ]

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from loadtest.types import LoadTestError
-from planner import TRACE_FORMATS, PlannerError, RequestTrace, guess_trace_format, request_trace, servegen
+from planner import TRACE_FORMATS, PlannerError, RequestTrace, guess_trace_format, request_trace, servegen_trace
 
 SERVEGEN = "servegen"
 FORMATS = (*TRACE_FORMATS, SERVEGEN)
@@ -101,7 +101,7 @@ def load_trace(
 
 def _read(path: Path, rng: np.random.Generator, format: str, begin_s: float, duration_s: float | None) -> RequestTrace:
     if format == SERVEGEN or (not format and (path.is_dir() or ".tar" in path.suffixes)):
-        return servegen(_chunks(path), rng, begin_s=begin_s, duration_s=duration_s)
+        return servegen_trace(_chunks(path), rng, begin_s=begin_s, duration_s=duration_s)
     with _text(path) as lines:
         first = lines.readline()
         format = format or guess_trace_format(first)

@@ -146,7 +146,10 @@ def test_the_endpoint_counts_where_no_tokenizer_is_here() -> None:
 
 def test_without_any_tokenizer_it_is_refused_and_without_the_wish_it_is_told() -> None:
     nobody = Target("http://127.0.0.1:9")
-    with pytest.raises(LoadTestError, match=r"cannot reach 127.0.0.1:9/tokenize"), tokenizer_of("endpoint", nobody, "m"):
+    with (
+        pytest.raises(LoadTestError, match=r"cannot reach 127.0.0.1:9/tokenize"),
+        tokenizer_of("endpoint", nobody, "m"),
+    ):
         pass
     with pytest.raises(LoadTestError, match="no tokenizer nope is on this machine"), tokenizer_of("nope", nobody, "m"):
         pass
