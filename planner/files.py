@@ -198,6 +198,15 @@ def read_table(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     return columns, rows
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none. Raises PlannerError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "name a folder of yours") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of UTF-8. Raises PlannerError if that cannot be done."""
     write_bytes(path, text.encode("utf-8"))

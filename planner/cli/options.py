@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from planner.report.answers import Aim
+
 WHAT, WHERE, ENGINE, LOAD, LENGTHS, OUTPUT = "Model", "Devices", "Engine", "Load", "Requests", "Output"
+PROMISE, COST, HOW = "SLO", "Cost", "Search"
 
 Model = Annotated[
     str,
@@ -104,3 +108,97 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Where to write it.", show_default="stdout", rich_help_panel=OUTPUT)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.", rich_help_panel=OUTPUT)]
+
+Question = Annotated[
+    Path | None,
+    typer.Option("--question", help="All of this in a file (YAML); flags override it.", rich_help_panel=WHAT),
+]
+ModelOrNone = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "--model-path", help="Name of a public model, or a folder with its config.json.", rich_help_panel=WHAT
+    ),
+]
+Quants = Annotated[
+    list[str] | None,
+    typer.Option("--quant", help="Weight formats to try; repeat it.", show_default="by device", rich_help_panel=WHAT),
+]
+
+SloFile = Annotated[Path | None, typer.Option("--slo", help="What is promised (YAML).", rich_help_panel=PROMISE)]
+Ttft = Annotated[float | None, typer.Option("--ttft", help="Limit of TTFT in ms.", rich_help_panel=PROMISE)]
+Tpot = Annotated[
+    float | None, typer.Option("--tpot", "--itl", help="Limit of TPOT in ms, TTFT left out.", rich_help_panel=PROMISE)
+]
+StatisticOf = Annotated[
+    str | None,
+    typer.Option(
+        "--statistic", help="What --ttft and --tpot limit: mean, p50, p90, p95, p99.", show_default="p99",
+        rich_help_panel=PROMISE,
+    ),
+]  # fmt: skip
+IslOrNone = Annotated[int | None, typer.Option("--isl", min=1, help="Prompt tokens.", rich_help_panel=LENGTHS)]
+OslOrNone = Annotated[int | None, typer.Option("--osl", min=1, help="Answer tokens.", rich_help_panel=LENGTHS)]
+
+Systems = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--system", help="Devices, such as h100_sxm,l40s; repeat it.", show_default="all with a price",
+        rich_help_panel=WHERE,
+    ),
+]  # fmt: skip
+MostGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--total-gpus", "--max-gpus", min=1, help="GPUs at most; without a rate, the highest that they bear.",
+        rich_help_panel=WHERE,
+    ),
+]  # fmt: skip
+MaximiseRate = Annotated[
+    bool,
+    typer.Option("--maximise-rate", help="The highest rate of the workload's pattern.", rich_help_panel=LOAD),
+]
+
+PricesFile = Annotated[
+    Path | None, typer.Option("--prices", help="What you pay (YAML).", rich_help_panel=COST)
+]
+Provider = Annotated[str | None, typer.Option(help="Take offers of one provider alone.", rich_help_panel=COST)]
+Region = Annotated[str | None, typer.Option(help="Take offers of one region alone.", rich_help_panel=COST)]
+MostUsd = Annotated[
+    float | None, typer.Option("--max-usd-per-hour", help="Pay at most this.", rich_help_panel=COST)
+]
+SpotMarket = Annotated[
+    str | None, typer.Option("--spot", help="Allow spot in this market of spot.yaml.", rich_help_panel=COST)
+]
+NoticeOf = Annotated[
+    str | None,
+    typer.Option("--notice", help="Provider whose notice spot gets.", show_default="aws", rich_help_panel=COST),
+]
+Today = Annotated[
+    date | None,
+    typer.Option("--today", parser=date.fromisoformat, help="Day to judge prices' age by.", rich_help_panel=COST),
+]
+
+PoolsOf = Annotated[
+    str | None,
+    typer.Option("--pools", help="mixed, disaggregated or any.", show_default="any", rich_help_panel=HOW),
+]
+Confidence = Annotated[
+    float | None, typer.Option(help="Least P(SLO met) that a plan may have.", rich_help_panel=HOW)
+]
+VerifyTop = Annotated[
+    int | None, typer.Option(min=1, help="Simulate so many plans.", show_default="8", rich_help_panel=HOW)
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the simulation.", show_default="0", rich_help_panel=HOW)]
+Optimise = Annotated[
+    Aim, typer.Option("--optimise", "--optimize", help="Which plan to take.", rich_help_panel=HOW)
+]
+
+TopN = Annotated[int, typer.Option("--top-n", min=1, help="Plans to show.", rich_help_panel=OUTPUT)]
+Explain = Annotated[bool, typer.Option("--explain", help="All reasons, changes and what was left out.", rich_help_panel=OUTPUT)]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Draw the plans: .png, .svg or .html.", rich_help_panel=OUTPUT)
+]
+SaveDir = Annotated[
+    Path | None,
+    typer.Option("--save-dir", help="Folder for plan.yaml, answer.json and plans.html.", rich_help_panel=OUTPUT),
+]

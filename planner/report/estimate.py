@@ -35,7 +35,7 @@ def estimate_lines(answer: Estimate, *, devices: int) -> Iterator[str]:
     yield f"one decode step: {sum(answer.step_ms.values()):.2f} ms ({parts})"
     yield f"what binds: {answer.limit}"
     yield (
-        f"how sure: from {answer.rung}; TPOT ± {answer.sigma.tpot:.0%}, TTFT ± {answer.sigma.ttft:.0%} (one sigma); "
+        f"how sure: {answer.rung}; TPOT ± {answer.sigma.tpot:.0%}, TTFT ± {answer.sigma.ttft:.0%} (one sigma); "
         "TPOT is (last token - first token) / (tokens - 1)"
     )
 
