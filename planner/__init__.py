@@ -13,6 +13,7 @@ from planner.files import (
     folder_weight_bytes,
     read_devices,
     read_json_object,
+    read_plan,
     read_prices,
     read_shape,
     read_slo,
@@ -21,6 +22,7 @@ from planner.files import (
     read_workload,
     read_yaml_object,
     weight_files,
+    write_plan,
 )
 from planner.fit import Degree, degrees, gpu_memory_report
 from planner.footprint import Footprint
@@ -32,8 +34,22 @@ from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.perf.calibration import Calibration
 from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
 from planner.perf.shipped import shipped_calibration
+from planner.plan import EnginePlan, Plan, PoolPlan, plan_from
 from planner.prices import Offer, Price, Prices, prices_from
 from planner.quantisation import Quantisation, quantisation
+from planner.search import (
+    Answer,
+    Candidate,
+    Change,
+    Infeasible,
+    Nearest,
+    NearestSlo,
+    PlanQuestion,
+    Point,
+    Skipped,
+    Space,
+    SpotTerms,
+)
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
     Notice,
@@ -52,18 +68,23 @@ from planner.types import PlannerError, dtype_bytes
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
+    "Answer",
     "Calibration",
+    "Candidate",
+    "Change",
     "ContextLengths",
     "Degree",
     "Device",
     "Devices",
     "Engine",
+    "EnginePlan",
     "Estimate",
     "Evacuation",
     "Experts",
     "Figure",
     "Footprint",
     "GpuMemoryReport",
+    "Infeasible",
     "KvCapacity",
     "KvLayout",
     "Latency",
@@ -71,21 +92,30 @@ __all__ = [
     "MemoryReport",
     "Mla",
     "ModelShape",
+    "Nearest",
+    "NearestSlo",
     "Notice",
     "Offer",
     "Percentiles",
+    "Plan",
+    "PlanQuestion",
     "PlannerError",
+    "Point",
+    "PoolPlan",
     "Price",
     "Prices",
     "PublicModel",
     "Quantisation",
     "Recording",
     "Sample",
+    "Skipped",
     "Slo",
     "SloClass",
+    "Space",
     "SpotMarket",
     "SpotMarkets",
     "SpotMix",
+    "SpotTerms",
     "State",
     "Stream",
     "Target",
@@ -105,11 +135,13 @@ __all__ = [
     "kv_layout",
     "memory_report",
     "mix_of",
+    "plan_from",
     "prices_from",
     "public_models",
     "quantisation",
     "read_devices",
     "read_json_object",
+    "read_plan",
     "read_prices",
     "read_shape",
     "read_slo",
@@ -128,4 +160,5 @@ __all__ = [
     "up_probabilities",
     "weight_files",
     "workload_from",
+    "write_plan",
 ]

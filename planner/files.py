@@ -1,7 +1,4 @@
-"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, and the built-in data.
-
-It writes only where a command was told to.
-"""
+"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, the built-in data, plans."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from planner.config import shape_from_config
 from planner.devices import Device, Devices, devices_from
 from planner.documents import validated
 from planner.models import ModelShape
+from planner.plan import Plan, plan_from
 from planner.prices import Prices, prices_from
 from planner.slo import Slo, slo_from
 from planner.spot import SpotMarkets, spot_markets_from
@@ -155,6 +153,21 @@ def read_spot_markets(own: Path | None = None) -> SpotMarkets:
     """The built-in table of spot availability and notices, or the file `own` in its place. Raises PlannerError."""
     path = own or DATA / "spot.yaml"
     return spot_markets_from(read_yaml_object(path), file=str(own) if own else path.name)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan document at `path`. Raises PlannerError."""
+    return plan_from(read_yaml_object(path), file=str(path))
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write plan.yaml, which `read_plan` reads back. Raises PlannerError if the file cannot be written."""
+    text = yaml.safe_dump(plan.document(), sort_keys=False, allow_unicode=True, width=120)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "choose another path") from error
 
 
 def read_yaml_object(path: Path) -> dict[str, object]:
