@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,16 +13,21 @@ import typer
 from rich.console import Console
 
 from loadtest.cli import load_app
+from planner import PlannerError, plan_app, read_plan, simulate
 from serving import detach, run_state, talk
+from serving.errors import ConfigError
 from serving.lifecycle import Launch, running, stop, wait_for_signal
 from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
 from serving.model_store import default_home
+from serving.planned import settings_of_plan
 from serving.run_state import RunState
 from serving.settings import Settings, load
 from serving.talk import chat_loop, fetch_status, status_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
 app.add_typer(model_app, name="model", help="Fetch models and list them.")
+app.add_typer(plan_app, name="plan")
+app.command("simulate")(simulate)
 app.add_typer(load_app, name="load")
 console = Console()
 
@@ -43,6 +49,7 @@ def say(line: str) -> None:
 def up(
     home: Home,
     config: Annotated[Path | None, typer.Option(help="Settings in YAML.", show_default="defaults")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Pools, engines and model of a plan.yaml (`ferry plan -o`).")] = None,
     model: Annotated[str | None, typer.Option(help="Built-in name, folder or hub id; overrides the file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; overrides the file.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; overrides the file.")] = None,
@@ -54,11 +61,12 @@ def up(
     overrides = {"MODEL": model, "HTTP__HOST": host, "HTTP__PORT": port, "RAY__ADDRESS": ray_address}
     given = {f"FERRY_{name}": str(value) for name, value in overrides.items() if value is not None}
     with errors_as_exit_codes():
-        settings = load(config, os.environ | given)
+        settings = _settings(config, plan, model, os.environ | given)
         launch = Launch(settings=settings, home=home)
         if detached:
             os.environ |= given | {"FERRY_HOME": str(home)}
-            arguments = ["--config", str(config)] if config is not None else []
+            files = {"--config": config, "--plan": plan}
+            arguments = [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
             state = detach.start(arguments, launch.folder, timeout_s=timeout_s, say=say)
             say(f"in the background as process {state.pid}; log {launch.folder / 'log'}; stop it with `ferry down`")
             return
@@ -128,6 +136,18 @@ def chat(
     with errors_as_exit_codes():
         url = base_url or f"{run_state.find(home, port).base_url}/v1"
         chat_loop(url, model=model, message=message, console=console)
+
+
+def _settings(config: Path | None, plan: Path | None, model: str | None, environ: Mapping[str, str]) -> Settings:
+    """Raises ConfigError, also for a plan that cannot be read, cannot be served or contradicts the file."""
+    if plan is None:
+        return load(config, environ)
+    try:
+        found = read_plan(plan)
+    except PlannerError as error:
+        raise ConfigError(str(error), remedy=error.remedy, field="plan") from None
+    planned = settings_of_plan(found, model=model or environ.get("FERRY_MODEL"))
+    return load(config, environ, planned=planned, plan_file=str(plan))
 
 
 def _greet(state: RunState, settings: Settings) -> None:
