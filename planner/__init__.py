@@ -3,6 +3,7 @@
 This front door is all that `serving` and `loadtest` may import.
 """
 
+from planner.cli import plan_app, simulate_command
 from planner.config import shape_from_config
 from planner.context_lengths import ContextLengths, context_lengths
 from planner.devices import Device, Devices, Figure, devices_from
@@ -135,6 +136,7 @@ __all__ = [
     "kv_layout",
     "memory_report",
     "mix_of",
+    "plan_app",
     "plan_from",
     "prices_from",
     "public_models",
@@ -154,6 +156,7 @@ __all__ = [
     "shape_of_model",
     "shipped_calibration",
     "slo_from",
+    "simulate_command",
     "spot_markets_from",
     "spot_needed",
     "traffic_under",

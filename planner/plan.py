@@ -184,7 +184,9 @@ class PoolPlan(Document):
             remedy = "make replicas the sum of on_demand and spot"
             refuse("replicas", self.replicas, f"on_demand + spot is {self.on_demand + self.spot}", remedy)
         if self.needed > self.replicas:
-            refuse("needed", self.needed, f"only {self.replicas} replicas are planned", "raise replicas or lower needed")
+            refuse(
+                "needed", self.needed, f"only {self.replicas} replicas are planned", "raise replicas or lower needed"
+            )
         return self
 
     @property

@@ -100,7 +100,9 @@ class QuestionFile(Document):
             if getattr(self, key) is None:
                 refuse(key, None, "it is needed where there is no workload file", f"give {key} in tokens")
         if self.request_rate is None and self.total_gpus is None:
-            refuse("request_rate", None, "no rate is asked for", "give request_rate, or total_gpus for the most they bear")
+            refuse(
+                "request_rate", None, "no rate is asked for", "give request_rate, or total_gpus for the most they bear"
+            )
 
 
 def question_file(data: object, *, file: str) -> QuestionFile:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from loadtest.cli import load_app
-from planner import PlannerError, plan_app, read_plan, simulate
+from planner import PlannerError, plan_app, read_plan, simulate_command
 from serving import detach, run_state, talk
 from serving.errors import ConfigError
 from serving.lifecycle import Launch, running, stop, wait_for_signal
@@ -27,7 +27,7 @@ from serving.talk import chat_loop, fetch_status, status_table
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
 app.add_typer(model_app, name="model", help="Fetch models and list them.")
 app.add_typer(plan_app, name="plan")
-app.command("simulate")(simulate)
+app.command("simulate")(simulate_command)
 app.add_typer(load_app, name="load")
 console = Console()
 
@@ -49,7 +49,9 @@ def say(line: str) -> None:
 def up(
     home: Home,
     config: Annotated[Path | None, typer.Option(help="Settings in YAML.", show_default="defaults")] = None,
-    plan: Annotated[Path | None, typer.Option(help="Pools, engines and model of a plan.yaml (`ferry plan -o`).")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Pools, engines and model of a plan.yaml (`ferry plan -o`).")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Built-in name, folder or hub id; overrides the file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; overrides the file.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; overrides the file.")] = None,

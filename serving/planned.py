@@ -42,7 +42,9 @@ def settings_of_plan(plan: Plan, *, model: str | None = None) -> dict[str, Any]:
     return {"model": model or plan.model, "pools": pools}
 
 
-def joined(config: Mapping[str, Any], planned: Mapping[str, Any], *, config_file: str, plan_file: str) -> dict[str, Any]:
+def joined(
+    config: Mapping[str, Any], planned: Mapping[str, Any], *, config_file: str, plan_file: str
+) -> dict[str, Any]:
     """Both trees as one.
 
     Raises:

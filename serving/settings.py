@@ -1,7 +1,8 @@
 """Settings: one frozen tree, read once from YAML and the environment, handed down in parts.
 
 Precedence, highest first: `FERRY_*` environment variables (`FERRY_HTTP__PORT=9000`; nested keys joined by two
-underscores), the YAML file, defaults. A plan stands beside the file and must not contradict it. Unknown keys are refused with the nearest valid name.
+underscores), the YAML file, defaults. A plan stands beside the file, which must not contradict it. Unknown keys are
+refused with the nearest valid name.
 """
 
 from __future__ import annotations

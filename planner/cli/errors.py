@@ -14,12 +14,12 @@ INFEASIBLE = 3
 
 
 @contextmanager
-def errors_as_exit_codes() -> Iterator[None]:
+def errors_as_exit_codes(command: str = "ferry plan") -> Iterator[None]:
     """A PlannerError becomes one line on stderr and exit code 2, with no traceback."""
     try:
         yield
     except PlannerError as error:
         # `settings` stands for flags, which the user did not write into a file.
         told = str(error).removeprefix("settings: ")
-        typer.echo(f"ferry plan: {told}; {error.remedy}", err=True)
+        typer.echo(f"{command}: {told}; {error.remedy}", err=True)
         raise typer.Exit(BAD_INPUT) from error

@@ -26,7 +26,7 @@ from planner.types import PlannerError
 KEPT_AS = "measured_"
 
 
-def estimate_(
+def estimate_command(
     model: flags.Model = "",
     system: flags.System = "",
     devices: flags.OwnDevices = None,

@@ -30,7 +30,7 @@ TENSOR_DEGREES = (1, 2, 4, 8, 16)
 SAMPLED_REQUESTS = 2000
 
 
-def memory(
+def memory_command(
     model: flags.Model,
     system: flags.System,
     devices: flags.OwnDevices = None,
@@ -85,7 +85,9 @@ def _tell(device: Device, found: tuple[Degree, ...], report: GpuMemoryReport | N
         print_lines(console, ("", "vllm serve … " + " ".join(report.flags), ""))
     console.print(degree_table(found))
     if report is None:
-        print_lines(console, ("no degree fits: choose larger devices, raise --total-gpus, or pack the weights further",))
+        print_lines(
+            console, ("no degree fits: choose larger devices, raise --total-gpus, or pack the weights further",)
+        )
 
 
 def _runnable(shape: ModelShape, device: Device, quant: str | None) -> str | None:

@@ -16,7 +16,10 @@ PROMISE, COST, HOW = "SLO", "Cost", "Search"
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "--model-path", help="Name of a public model, or a folder with its config.json.", rich_help_panel=WHAT
+        "--model",
+        "--model-path",
+        help="Name of a public model, or a folder with its config.json.",
+        rich_help_panel=WHAT,
     ),
 ]
 Quant = Annotated[
@@ -31,7 +34,8 @@ KvDtype = Annotated[
 ]
 
 System = Annotated[
-    str, typer.Option("--system", help="Device, such as h100_sxm, l40s, h100_sxm:1g.10gb, l4:1/2.", rich_help_panel=WHERE)
+    str,
+    typer.Option("--system", help="Device, such as h100_sxm, l40s, h100_sxm:1g.10gb, l4:1/2.", rich_help_panel=WHERE),
 ]
 OwnDevices = Annotated[
     Path | None, typer.Option("--devices", help="Devices of your own (YAML).", rich_help_panel=WHERE)
@@ -55,9 +59,7 @@ Ep = Annotated[
     int, typer.Option("--ep", "--moe-ep-size", min=1, help="Devices that share out experts.", rich_help_panel=ENGINE)
 ]
 Replicas = Annotated[int, typer.Option(min=1, help="Equal engines that share the load.", rich_help_panel=ENGINE)]
-Backend = Annotated[
-    str, typer.Option("--backend", "--engine", help="vllm, sglang or trtllm.", rich_help_panel=ENGINE)
-]
+Backend = Annotated[str, typer.Option("--backend", "--engine", help="vllm, sglang or trtllm.", rich_help_panel=ENGINE)]
 MaxModelLen = Annotated[
     int | None,
     typer.Option(min=1, help="Prompt and answer together.", show_default="the model's", rich_help_panel=ENGINE),
@@ -82,14 +84,14 @@ Isl = Annotated[int, typer.Option("--isl", min=1, help="Prompt tokens, on averag
 Osl = Annotated[int, typer.Option("--osl", min=1, help="Answer tokens, on average.", rich_help_panel=LENGTHS)]
 WorkloadFile = Annotated[
     Path | None,
-    typer.Option("--workload", help="Lengths and arrivals (YAML), in place of --isl and --osl.", rich_help_panel=LENGTHS),
+    typer.Option(
+        "--workload", help="Lengths and arrivals (YAML), in place of --isl and --osl.", rich_help_panel=LENGTHS
+    ),
 ]
 
 Concurrency = Annotated[
     float | None,
-    typer.Option(
-        "--concurrency", "--target-concurrency", help="Clients that never pause.", rich_help_panel=LOAD
-    ),
+    typer.Option("--concurrency", "--target-concurrency", help="Clients that never pause.", rich_help_panel=LOAD),
 ]
 RequestRate = Annotated[
     float | None,
@@ -116,7 +118,10 @@ Question = Annotated[
 ModelOrNone = Annotated[
     str | None,
     typer.Option(
-        "--model", "--model-path", help="Name of a public model, or a folder with its config.json.", rich_help_panel=WHAT
+        "--model",
+        "--model-path",
+        help="Name of a public model, or a folder with its config.json.",
+        rich_help_panel=WHAT,
     ),
 ]
 Quants = Annotated[
@@ -158,14 +163,10 @@ MaximiseRate = Annotated[
     typer.Option("--maximise-rate", help="The highest rate of the workload's pattern.", rich_help_panel=LOAD),
 ]
 
-PricesFile = Annotated[
-    Path | None, typer.Option("--prices", help="What you pay (YAML).", rich_help_panel=COST)
-]
+PricesFile = Annotated[Path | None, typer.Option("--prices", help="What you pay (YAML).", rich_help_panel=COST)]
 Provider = Annotated[str | None, typer.Option(help="Take offers of one provider alone.", rich_help_panel=COST)]
 Region = Annotated[str | None, typer.Option(help="Take offers of one region alone.", rich_help_panel=COST)]
-MostUsd = Annotated[
-    float | None, typer.Option("--max-usd-per-hour", help="Pay at most this.", rich_help_panel=COST)
-]
+MostUsd = Annotated[float | None, typer.Option("--max-usd-per-hour", help="Pay at most this.", rich_help_panel=COST)]
 SpotMarket = Annotated[
     str | None, typer.Option("--spot", help="Allow spot in this market of spot.yaml.", rich_help_panel=COST)
 ]
@@ -182,23 +183,31 @@ PoolsOf = Annotated[
     str | None,
     typer.Option("--pools", help="mixed, disaggregated or any.", show_default="any", rich_help_panel=HOW),
 ]
-Confidence = Annotated[
-    float | None, typer.Option(help="Least P(SLO met) that a plan may have.", rich_help_panel=HOW)
-]
+Confidence = Annotated[float | None, typer.Option(help="Least P(SLO met) that a plan may have.", rich_help_panel=HOW)]
 VerifyTop = Annotated[
     int | None, typer.Option(min=1, help="Simulate so many plans.", show_default="8", rich_help_panel=HOW)
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of the simulation.", show_default="0", rich_help_panel=HOW)]
-Optimise = Annotated[
-    Aim, typer.Option("--optimise", "--optimize", help="Which plan to take.", rich_help_panel=HOW)
-]
+Optimise = Annotated[Aim, typer.Option("--optimise", "--optimize", help="Which plan to take.", rich_help_panel=HOW)]
 
 TopN = Annotated[int, typer.Option("--top-n", min=1, help="Plans to show.", rich_help_panel=OUTPUT)]
-Explain = Annotated[bool, typer.Option("--explain", help="All reasons, changes and what was left out.", rich_help_panel=OUTPUT)]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="All reasons, changes and what was left out.", rich_help_panel=OUTPUT)
+]
 Plot = Annotated[
     Path | None, typer.Option("--plot", help="Draw the plans: .png, .svg or .html.", rich_help_panel=OUTPUT)
 ]
 SaveDir = Annotated[
     Path | None,
     typer.Option("--save-dir", help="Folder for plan.yaml, answer.json and plans.html.", rich_help_panel=OUTPUT),
+]
+
+PlanFile = Annotated[Path, typer.Option("--plan", help="A plan.yaml of `ferry plan -o`.", rich_help_panel=WHAT)]
+Callers = Annotated[
+    int | None,
+    typer.Option("--concurrency", min=1, help="Closed loop of so many callers instead.", rich_help_panel=LOAD),
+]
+Requests = Annotated[int, typer.Option("--requests", "--num-prompts", min=1, help="To send.", rich_help_panel=LOAD)]
+SeedOr0 = Annotated[
+    int, typer.Option("--seed", min=0, help="The same seed sends the same requests.", rich_help_panel=LOAD)
 ]

@@ -34,7 +34,7 @@ from planner.search import Answer, Infeasible, PlanQuestion, plan_for
 PLAN_FILE, ANSWER_FILE, PLOT_FILE = "plan.yaml", "answer.json", "plans.html"
 
 
-def search(
+def search_command(
     question: flags.Question = None,
     model: flags.ModelOrNone = None,
     slo: flags.SloFile = None,
@@ -112,7 +112,7 @@ def _words(values: list[str] | None) -> list[str] | None:
 def _spot(market: str | None, notice: str | None) -> dict[str, object] | None:
     if market is None:
         return None
-    return {"market": market} | ({"notice": notice} if notice is not None else {})
+    return {"market": market, **({"notice": notice} if notice is not None else {})}
 
 
 def _price_warnings(answer: Answer, asked: PlanQuestion, today: date | None) -> Iterator[str]:

@@ -43,7 +43,8 @@ def estimate_lines(answer: Estimate, *, devices: int) -> Iterator[str]:
 def estimate_tree(answer: Estimate, *, devices: int) -> object:
     """For programs."""
     return plain(
-        asdict(answer) | {"devices": devices, "out_tok_s_per_device": answer.out_tok_s / devices, "servable": servable(answer)}
+        asdict(answer)
+        | {"devices": devices, "out_tok_s_per_device": answer.out_tok_s / devices, "servable": servable(answer)}
     )
 
 

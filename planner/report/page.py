@@ -25,7 +25,8 @@ def page(answer: Answer, picture: str, *, title: str) -> str:
     plan = answer.cheapest.plan
     parts = [
         "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>',
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+        f"<style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
         picture,
         _table(answer),

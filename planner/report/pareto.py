@@ -120,4 +120,6 @@ def _legend(colours: dict[str, str]) -> Iterator[Shape]:
         yield Dot(x + 5, y - 4, 5, colour)
         yield Words(x + 15, y, device)
         x += 35 + 7.5 * len(device)
-    yield Words(LEFT, y + 24, "rings: simulated plans; dots: the best configurations of the closed forms", 11, colour="#666666")
+    yield Words(
+        LEFT, y + 24, "rings: simulated plans; dots: the best configurations of the closed forms", 11, colour="#666666"
+    )

@@ -84,7 +84,9 @@ def png(scene: Scene) -> bytes:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
         remedy = "install pillow, or name a file that ends in .html or .svg"
-        raise PlannerError("settings", "--plot", ".png", "needs the package pillow, which is not here", remedy) from None
+        raise PlannerError(
+            "settings", "--plot", ".png", "needs the package pillow, which is not here", remedy
+        ) from None
     image = Image.new("RGB", (round(scene.width * PNG_SCALE), round(scene.height * PNG_SCALE)), "white")
     draw = ImageDraw.Draw(image)
     anchors = {"start": "ls", "middle": "ms", "end": "rs"}
@@ -98,7 +100,7 @@ def png(scene: Scene) -> bytes:
             draw.ellipse(box, fill=fill, outline=shape.colour, width=2 * PNG_SCALE)
         else:
             font = ImageFont.load_default(shape.size * PNG_SCALE)
-            draw.text(_scaled(shape.x, shape.y), shape.text, shape.colour, font, anchors[shape.anchor])
+            draw.text((shape.x * PNG_SCALE, shape.y * PNG_SCALE), shape.text, shape.colour, font, anchors[shape.anchor])
     content = BytesIO()
     image.save(content, "PNG")
     return content.getvalue()

@@ -67,8 +67,8 @@ def outcome_lines(outcome: Outcome, classes: Sequence[SimulatedClass]) -> Iterat
     """What stands below the table."""
     span_s = float(outcome.finish_s.max())
     yield (
-        f"{len(outcome.sent_s):,} requests in {span_s:,.1f} simulated s: {len(outcome.sent_s) / span_s:.3g} requests/s, "
-        f"{outcome.output_tok_per_s:,.1f} output tokens/s, {outcome.preemptions:,} preemptions"
+        f"{len(outcome.sent_s):,} requests in {span_s:,.1f} simulated s: {len(outcome.sent_s) / span_s:.3g} requests/s,"
+        f" {outcome.output_tok_per_s:,.1f} output tokens/s, {outcome.preemptions:,} preemptions"
     )
     for at, engine in enumerate(outcome.engines):
         yield (
@@ -77,7 +77,8 @@ def outcome_lines(outcome: Outcome, classes: Sequence[SimulatedClass]) -> Iterat
         )
     for one in classes:
         verdict = "met" if one.met else "missed"
-        yield f"{one.name}: {one.within:.2%} of {one.requests:,} requests within every limit, {one.required:.2%} promised: {verdict}"
+        within = f"{one.within:.2%} of {one.requests:,} requests within every limit"
+        yield f"{one.name}: {within}, {one.required:.2%} promised: {verdict}"
 
 
 def outcome_tree(outcome: Outcome, classes: Sequence[SimulatedClass]) -> object:
