@@ -13,7 +13,7 @@ from planner.documents import Document, Row, refuse, validated
 from planner.queueing import EngineRules, StepCosts
 from planner.slo import Slo
 
-PLAN_VERSION = 1
+PLAN_VERSION: Literal[1] = 1
 
 Role = Literal["prefill", "decode", "mixed"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,7 +96,7 @@ class EnginePlan(Document):
     def arguments(self) -> dict[str, object]:
         """The arguments that must be said, by their Python names; defaults of vLLM that we keep are left out."""
         given: dict[str, object] = self.model_dump(exclude_none=True)
-        return {name: value for name, value in given.items() if UNSAID.get(name, None) != value}
+        return {name: value for name, value in given.items() if UNSAID.get(name) != value}
 
     @property
     def flags(self) -> tuple[str, ...]:

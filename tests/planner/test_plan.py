@@ -25,7 +25,7 @@ def test_the_engine_is_written_as_vllm_flags() -> None:
 
 
 def test_fractions_of_a_device_are_rounded_up_to_whole_ones() -> None:
-    small = pool().model_copy(update={"devices_per_replica": 1 / 7, "replicas": 8})
+    small = pool().model_copy(update={"devices_per_replica": 1 / 7, "replicas": 8, "on_demand": 8})
     assert plan(small).gpus == 2
 
 
