@@ -70,7 +70,8 @@ class QuestionFile(Document):
     total_gpus: PositiveInt | None = None
     most_usd_per_hour: PositiveFloat | None = None
     maximise_rate: bool = False
-    quant: Row[str] = ()
+    quant: Row[str] = ()  # `none` is the checkpoint as it is
+    kv_cache_dtype: Row[str] = ()
     pools: Pools = "any"
     max_model_len: PositiveInt | None = None
     calibration: str | None = None
@@ -126,7 +127,8 @@ def question_of(asked: QuestionFile, folder: Path) -> PlanQuestion:
         prices=prices,
         calibration=read_calibration(calibration) if calibration else shipped_calibration(),
         space=Space(
-            quants=asked.quant,
+            quants=tuple(None if word == "none" else word for word in asked.quant),
+            kv_dtypes=asked.kv_cache_dtype,
             mixed=asked.pools != "disaggregated",
             disaggregated=asked.pools != "mixed",
         ),

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from planner.cli.estimate import estimate_command
 from planner.cli.memory import memory_command
+from planner.cli.search import search_command
 from planner.cli.simulate import simulate_command
 
 SEARCH = "search"
@@ -30,5 +31,6 @@ plan_app = typer.Typer(
     add_completion=False,
     help="Plan GPUs for an SLO. Without a command's name it is `search`.",
 )
+plan_app.command(SEARCH)(search_command)
 plan_app.command("memory")(memory_command)
 plan_app.command("estimate")(estimate_command)

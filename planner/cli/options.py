@@ -128,6 +128,10 @@ Quants = Annotated[
     list[str] | None,
     typer.Option("--quant", help="Weight formats to try; repeat it.", show_default="by device", rich_help_panel=WHAT),
 ]
+KvDtypes = Annotated[
+    list[str] | None,
+    typer.Option("--kv-cache-dtype", help="Formats to try: auto, fp8.", show_default="by device", rich_help_panel=WHAT),
+]
 
 SloFile = Annotated[Path | None, typer.Option("--slo", help="What is promised (YAML).", rich_help_panel=PROMISE)]
 Ttft = Annotated[float | None, typer.Option("--ttft", help="Limit of TTFT in ms.", rich_help_panel=PROMISE)]
@@ -202,7 +206,9 @@ SaveDir = Annotated[
     typer.Option("--save-dir", help="Folder for plan.yaml, answer.json and plans.html.", rich_help_panel=OUTPUT),
 ]
 
-PlanFile = Annotated[Path, typer.Option("--plan", help="A plan.yaml of `ferry plan -o`.", rich_help_panel=WHAT)]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="A plan.yaml of `ferry plan -o`.", rich_help_panel=WHAT)
+]
 Callers = Annotated[
     int | None,
     typer.Option("--concurrency", min=1, help="Closed loop of so many callers instead.", rich_help_panel=LOAD),

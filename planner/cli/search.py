@@ -56,6 +56,7 @@ def search_command(
     spot: flags.SpotMarket = None,
     notice: flags.NoticeOf = None,
     quant: flags.Quants = None,
+    kv_cache_dtype: flags.KvDtypes = None,
     pools: flags.PoolsOf = None,
     max_model_len: flags.MaxModelLen = None,
     calibration: flags.CalibrationFile = None,
@@ -77,7 +78,7 @@ def search_command(
         "statistic": statistic, "isl": isl, "osl": osl, "request_rate": request_rate, "system": _words(system),
         "devices": _here(devices), "total_gpus": total_gpus, "maximise_rate": maximise_rate or None,
         "prices": _here(prices), "provider": provider, "region": region, "most_usd_per_hour": max_usd_per_hour,
-        "spot": _spot(spot, notice), "quant": _words(quant), "pools": pools, "max_model_len": max_model_len,
+        "spot": _spot(spot, notice), "quant": _words(quant), "kv_cache_dtype": _words(kv_cache_dtype), "pools": pools, "max_model_len": max_model_len,
         "calibration": _here(calibration), "confidence": confidence, "verify_top": verify_top, "seed": seed,
     }  # fmt: skip
     with errors_as_exit_codes():

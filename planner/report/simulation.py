@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from planner.queueing import Metric
 from planner.report.values import milliseconds, plain
+from planner.search.traffic import Promise
 from planner.simulate import Outcome
 from planner.simulate.outcome import WARM_UP_SHARE
-from planner.slo import Slo
+from planner.slo import Slo, SloClass
+
+Tokens = npt.NDArray[np.int64]
 
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
 SHARES = (0.5, 0.9, 0.99)
@@ -21,34 +25,41 @@ SHARES = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedClass:
-    """One class of a run: requests counted (after the warm-up), and the share that met every limit."""
+    """One class of a run: requests counted (after the warm-up), the share that met every limit of a request, and
+    whether every promise is met."""
 
     name: str
     requests: int
     within: float
     required: float
-
-    @property
-    def met(self) -> bool:
-        return self.within >= self.required
+    met: bool
 
 
-def classes_of(outcome: Outcome, slo: Slo, streams: Sequence[str], stream: np.ndarray) -> list[SimulatedClass]:
+def classes_of(outcome: Outcome, slo: Slo, streams: Sequence[str], stream: Tokens) -> list[SimulatedClass]:
     """How each class of the SLO fared; `stream` numbers the class of every request, as `streams` names them."""
     counted = np.arange(len(stream)) >= int(len(stream) * WARM_UP_SHARE)
-    values = {"ttft": outcome.ttft_s, "tpot": np.nan_to_num(outcome.tpot_s), "e2e": outcome.e2e_s}
     found = []
     for at, name in enumerate(streams):
         mine = counted & (stream == at)
-        if name not in slo.classes or not mine.any():
-            continue
-        good = mine.copy()
-        for metric, limit_s in slo.of(name).request_limits_s.items():
-            good &= values[metric] <= limit_s
-        share = float(good.sum() / mine.sum())
-        required = slo.of(name).required_attainment
-        found.append(SimulatedClass(name=name, requests=int(mine.sum()), within=share, required=required))
+        if name in slo.classes and mine.any():
+            found.append(_class_of(name, slo.of(name), outcome, mine))
     return found
+
+
+def _class_of(name: str, promised: SloClass, outcome: Outcome, mine: npt.NDArray[np.bool_]) -> SimulatedClass:
+    """An answer of one token has no TPOT to miss."""
+    promise = Promise.of(promised)
+    values = {"ttft": outcome.ttft_s[mine], "tpot": outcome.tpot_s[mine], "e2e": outcome.e2e_s[mine]}
+    good = np.ones(int(mine.sum()), dtype=bool)
+    for metric, limit_s in promised.request_limits_s.items():
+        good &= ~(values[metric] > limit_s)
+    within = float(good.mean())
+    met = not promise.limits or within >= promise.attainment
+    met &= all(float(np.mean(~(values[goal.metric] > goal.limit_s))) >= goal.share for goal in promise.goals)
+    met &= all(float(np.nanmean(values[metric])) <= limit_s for metric, limit_s in promise.means.items())
+    return SimulatedClass(
+        name=name, requests=int(mine.sum()), within=within, required=promise.attainment, met=bool(met)
+    )
 
 
 def outcome_table(outcome: Outcome) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planner import write_plan
+from planner import estimate, write_plan
 from tests.planner.command import ferry, refused, tree_of
 from tests.planner.plans import plan, pool
 
@@ -94,3 +94,39 @@ def test_a_plan_without_a_fleet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     write_plan(plan(pool("decode")), path)
     refused(ferry("simulate", "--plan", str(path)), "no fleet that can be simulated")
+
+
+LLAMA = ("--model", "Llama-3.1-8B", "--system", "l40s", "--requests", "3000", "--isl", "500", "--osl", "100")
+
+
+def test_one_deployment_needs_no_plan() -> None:
+    tree = simulate(*LLAMA, "--request-rate", "2")
+    assert tree["request_rate_rps"] == pytest.approx(2.0, rel=0.1) and tree["classes"] == {}
+    two = simulate(*LLAMA, "--request-rate", "2", "--replicas", "2")
+    assert len(two["engines"]) == 2 and two["latencies"]["tpot"]["p99_ms"] < tree["latencies"]["tpot"]["p99_ms"]
+
+
+def test_a_deployment_agrees_with_its_estimate_where_little_queues() -> None:
+    tree = simulate(*LLAMA, "--request-rate", "1")
+    same = estimate("Llama-3.1-8B", "l40s", isl=500, osl=100, request_rate=1)
+    assert tree["latencies"]["tpot"]["mean_ms"] == pytest.approx(same.tpot.mean_ms, rel=0.15)
+
+
+def test_an_slo_judges_a_deployment(tmp_path: Path) -> None:
+    (tmp_path / "slo.yaml").write_text("classes: {requests: {ttft_ms: {p50: 1}}}")
+    told = ferry("simulate", *LLAMA, "--request-rate", "1", "--slo", str(tmp_path / "slo.yaml"))
+    assert told.exit_code == 3 and "promised: missed" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("--model is missing", "--plan")),
+        (("--model", "Llama-3.1-8B"), ("--system is missing",)),
+        (("--model", "Llama-3.1-70B", "--system", "l4"), ("no room", "raise tp")),
+        (("--model", "Llama-3.1-8B", "--system", "l4", "--ep", "2"), ("cannot split",)),
+        (("--model", "Qwen3-8B", "--system", "ascend_910b3", "--quant", "fp8"), ("no fp8 unit",)),
+    ],
+)
+def test_a_deployment_that_cannot_be_is_named(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refused(ferry("simulate", *arguments), *words)
