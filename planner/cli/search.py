@@ -129,7 +129,7 @@ def _price_warnings(answer: Answer, asked: PlanQuestion, today: date | None) -> 
 def _markets(plan: Plan, device: str) -> set[Market]:
     found: set[Market] = set()
     for pool in plan.pools.values():
-        if pool.device == device:
+        if pool.device.partition(":")[0] == device.partition(":")[0]:  # fractions are priced by the whole
             found |= {"on_demand"} if pool.on_demand else set()
             found |= {"spot"} if pool.spot else set()
     return found

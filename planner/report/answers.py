@@ -31,11 +31,16 @@ def chosen(answer: Answer, aim: Aim) -> Candidate:
 def candidates(answer: Answer, *, most: int | None = None) -> list[tuple[Candidate, tuple[Aim, ...]]]:
     """Each plan once, with the aims it answers, the cheapest first; `most` cuts those that answer none."""
     named = (*answer.pareto, answer.cheapest, answer.fewest_gpus, answer.safest)
-    each = sorted({one.name: one for one in named}.values(), key=lambda one: (one.usd_per_hour, one.gpus, one.name))
-    aims = {one.name: tuple(aim for aim in Aim if chosen(answer, aim).name == one.name) for one in each}
-    rest = [one.name for one in each if not aims[one.name]]
+    each = {_key(one): one for one in sorted(named, key=lambda one: (one.usd_per_hour, one.gpus, one.name))}
+    aims = {key: tuple(aim for aim in Aim if _key(chosen(answer, aim)) == key) for key in each}
+    rest = [key for key in each if not aims[key]]
     left_out = set() if most is None else set(rest[max(0, most - (len(each) - len(rest))) :])
-    return [(one, aims[one.name]) for one in each if one.name not in left_out]
+    return [(one, aims[key]) for key, one in each.items() if key not in left_out]
+
+
+def _key(one: Candidate) -> tuple[str, float]:
+    """One fleet may be offered with spot and without it."""
+    return one.name, one.usd_per_hour
 
 
 def answer_table(answer: Answer, *, most: int | None = None) -> Table:

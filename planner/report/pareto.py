@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from planner.plan import Plan
+from planner.report.answers import candidates
 from planner.report.page import page
 from planner.report.scene import Dot, Line, Scene, Shape, Words, png, svg, ticks
 from planner.search.answers import Answer
@@ -78,8 +79,7 @@ def pareto_scene(answer: Answer, *, title: str) -> Scene:
 
 def _plans(answer: Answer) -> list[tuple[str, Plan]]:
     """The simulated plans that an answer names, each once."""
-    named = (*answer.pareto, answer.cheapest, answer.fewest_gpus, answer.safest)
-    return list({candidate.name: candidate.plan for candidate in named}.items())
+    return [(one.name, one.plan) for one, _ in candidates(answer)]
 
 
 def _device(named: tuple[str, Plan]) -> str:
