@@ -73,6 +73,7 @@ class QuestionFile(Document):
     quant: Row[str] = ()  # `none` is the checkpoint as it is
     kv_cache_dtype: Row[str] = ()
     pools: Pools = "any"
+    fractions: bool = True  # of devices: MIG, time slices
     max_model_len: PositiveInt | None = None
     calibration: str | None = None
     confidence: Annotated[float | None, Field(ge=0, lt=1)] = None
@@ -131,6 +132,7 @@ def question_of(asked: QuestionFile, folder: Path) -> PlanQuestion:
             kv_dtypes=asked.kv_cache_dtype,
             mixed=asked.pools != "disaggregated",
             disaggregated=asked.pools != "mixed",
+            fractions=asked.fractions,
         ),
         spot=_spot(asked.spot, folder),
         total_gpus=asked.total_gpus,

@@ -84,7 +84,7 @@ def _check(name: str, pool: PoolPlan, plan: Plan, model: str | None) -> None:
     if pool.devices_per_replica < 1:
         raise ConfigError(
             f"the plan's pool {name} runs on a part of a device ({pool.device}), which Ferry does not cut",
-            remedy="plan again with whole devices: name them with --system",
+            remedy="plan again with whole devices: --no-fractions",
             field=f"pools.{name}.device",
         )
     if pool.checkpoint is not None and model is None:

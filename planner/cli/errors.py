@@ -1,4 +1,4 @@
-"""How commands end: 0 answered, 2 the question is at fault (one line with a remedy), 3 the answer is that it cannot be."""
+"""How commands end: 0 answered, 2 the question is at fault (one line with a remedy), 3 the answer is: it cannot be."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def memory_command(
     workload: flags.WorkloadFile = None,
     as_json: flags.AsJson = False,
 ) -> None:
-    """Show weights, activations, KV pool and blocks, the degrees that fit, and vLLM's flags. Exit code 3: does not fit."""
+    """Show weights, activations, KV pool and blocks, the degrees that fit, vLLM's flags. Exit code 3: does not fit."""
     with errors_as_exit_codes():
         shape = shape_of_model(model)
         device = read_devices(devices).device(system)
@@ -91,7 +91,7 @@ def _tell(device: Device, found: tuple[Degree, ...], report: GpuMemoryReport | N
 
 
 def _runnable(shape: ModelShape, device: Device, quant: str | None) -> str | None:
-    """`quant` itself. Raises PlannerError if the device cannot multiply in the format, and vLLM has no way around it."""
+    """`quant` itself. Raises PlannerError if the device lacks the format's unit and vLLM has no way around it."""
     product_unit(device, storage(shape, quant), TYPICAL_REACH)
     return quant
 

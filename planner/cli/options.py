@@ -187,6 +187,13 @@ PoolsOf = Annotated[
     str | None,
     typer.Option("--pools", help="mixed, disaggregated or any.", show_default="any", rich_help_panel=HOW),
 ]
+Fractions = Annotated[
+    bool | None,
+    typer.Option(
+        "--fractions/--no-fractions", help="Parts of a device, for small models.", show_default="fractions",
+        rich_help_panel=HOW,
+    ),
+]  # fmt: skip
 Confidence = Annotated[float | None, typer.Option(help="Least P(SLO met) that a plan may have.", rich_help_panel=HOW)]
 VerifyTop = Annotated[
     int | None, typer.Option(min=1, help="Simulate so many plans.", show_default="8", rich_help_panel=HOW)
@@ -206,9 +213,7 @@ SaveDir = Annotated[
     typer.Option("--save-dir", help="Folder for plan.yaml, answer.json and plans.html.", rich_help_panel=OUTPUT),
 ]
 
-PlanFile = Annotated[
-    Path | None, typer.Option("--plan", help="A plan.yaml of `ferry plan -o`.", rich_help_panel=WHAT)
-]
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan.yaml of `ferry plan -o`.", rich_help_panel=WHAT)]
 Callers = Annotated[
     int | None,
     typer.Option("--concurrency", min=1, help="Closed loop of so many callers instead.", rich_help_panel=LOAD),

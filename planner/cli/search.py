@@ -27,7 +27,7 @@ from planner.report.answers import (
     plan_lines,
     reason_lines,
 )
-from planner.report.pareto import pareto_file
+from planner.report.pareto import check_ending, pareto_file
 from planner.report.values import print_lines
 from planner.search import Answer, Infeasible, PlanQuestion, plan_for
 
@@ -58,6 +58,7 @@ def search_command(
     quant: flags.Quants = None,
     kv_cache_dtype: flags.KvDtypes = None,
     pools: flags.PoolsOf = None,
+    fractions: flags.Fractions = None,
     max_model_len: flags.MaxModelLen = None,
     calibration: flags.CalibrationFile = None,
     confidence: flags.Confidence = None,
@@ -78,11 +79,14 @@ def search_command(
         "statistic": statistic, "isl": isl, "osl": osl, "request_rate": request_rate, "system": _words(system),
         "devices": _here(devices), "total_gpus": total_gpus, "maximise_rate": maximise_rate or None,
         "prices": _here(prices), "provider": provider, "region": region, "most_usd_per_hour": max_usd_per_hour,
-        "spot": _spot(spot, notice), "quant": _words(quant), "kv_cache_dtype": _words(kv_cache_dtype), "pools": pools, "max_model_len": max_model_len,
+        "spot": _spot(spot, notice), "quant": _words(quant), "kv_cache_dtype": _words(kv_cache_dtype), "pools": pools,
+        "fractions": fractions, "max_model_len": max_model_len,
         "calibration": _here(calibration), "confidence": confidence, "verify_top": verify_top, "seed": seed,
     }  # fmt: skip
     with errors_as_exit_codes():
         asked = _asked(question, {key: value for key, value in given.items() if value is not None})
+        if plot is not None:
+            check_ending(plot)
         answer = plan_for(asked)
         if isinstance(answer, Answer):
             answer = answer.model_copy(update={"warnings": (*answer.warnings, *_price_warnings(answer, asked, today))})

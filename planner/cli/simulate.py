@@ -86,7 +86,15 @@ def simulate_command(
             run = Run(f"{planned.model} on {pools_text(planned)}", _fleet(planned), sample, callers, share)
         else:
             asked = _deployment(
-                model, system, devices, quant, kv_cache_dtype, (tp, pp, ep), replicas, max_num_batched_tokens, max_num_seqs
+                model,
+                system,
+                devices,
+                quant,
+                kv_cache_dtype,
+                (tp, pp, ep),
+                replicas,
+                max_num_batched_tokens,
+                max_num_seqs,
             )
             learnt = read_calibration(calibration) if calibration else shipped_calibration()
             terms = promised or slo_from(UNPROMISED, file="settings")

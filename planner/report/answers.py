@@ -105,7 +105,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """What is run, and how sure the prediction is."""
     for name, pool in plan.pools.items():
         stored = f"; weights: {pool.checkpoint}" if pool.checkpoint else ""
-        yield f"{name}: {_pool_text(pool)}, {pool.needed} needed; a replica is limited by {pool.limit}{stored}"
+        yield f"{name}: {_pool_text(pool)}, {pool.needed} needed; what limits a replica: {pool.limit}{stored}"
         yield f"  vllm serve {plan.model} {' '.join(pool.engine.flags)}"
         if pool.spot_terms is not None:
             yield from _spot_lines(pool.spot_terms)

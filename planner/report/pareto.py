@@ -14,6 +14,7 @@ from planner.search.answers import Answer
 from planner.types import PlannerError
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+ENDINGS = (".png", ".svg", ".html")
 PANEL_WIDTH, PANEL_HEIGHT = 480.0, 320.0
 LEFT, TOP, BOTTOM, GAP = 60.0, 40.0, 110.0, 80.0
 # Beyond this many devices colours repeat, and a legend says less than the pointer does.
@@ -31,16 +32,23 @@ class Mark:
     chosen: bool = False
 
 
+def check_ending(path: PurePath) -> None:
+    """Raises PlannerError for a file that no plot can be written to."""
+    if path.suffix.lower() not in ENDINGS:
+        raise PlannerError("settings", "--plot", str(path), "is no kind of plot", "end its name in .png, .svg or .html")
+
+
 def pareto_file(answer: Answer, path: PurePath, *, title: str) -> bytes:
     """What stands in the plot's file, by its ending: .png, .svg, or .html with the table. Raises PlannerError."""
+    check_ending(path)
+    scene = pareto_scene(answer, title=title)
     match path.suffix.lower():
         case ".png":
-            return png(pareto_scene(answer, title=title))
+            return png(scene)
         case ".svg":
-            return svg(pareto_scene(answer, title=title)).encode()
-        case ".html" | ".htm":
-            return page(answer, svg(pareto_scene(answer, title=title)), title=title).encode()
-    raise PlannerError("settings", "--plot", str(path), "is no kind of plot", "end its name in .png, .svg or .html")
+            return svg(scene).encode()
+        case _:
+            return page(answer, svg(scene), title=title).encode()
 
 
 def pareto_scene(answer: Answer, *, title: str) -> Scene:

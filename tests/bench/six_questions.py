@@ -72,7 +72,9 @@ def main() -> int:
     point = estimate("Qwen3-32B-FP8", "h200_sxm", isl=2000, osl=300, concurrency=16)
     took_s = time.perf_counter() - start_s
     ours = f"TTFT {point.ttft.mean_ms:.0f} (P99 {point.ttft.p99_ms:.0f}), TPOT {point.tpot.mean_ms:.1f}"
-    ours += f" (P99 {point.tpot.p99_ms:.1f}), {point.out_tok_s:.1f} tok/s, TPOT ± {point.sigma.tpot:.0%}; {took_s:.2f} s"
+    ours += (
+        f" (P99 {point.tpot.p99_ms:.1f}), {point.out_tok_s:.1f} tok/s, TPOT ± {point.sigma.tpot:.0%}; {took_s:.2f} s"
+    )
     print(f"| {POINT} | {POINT_AIC} | {ours} |")
     return 0
 

