@@ -1,7 +1,7 @@
 """The question to `ferry plan`, as a file (configs/question.*.yaml) or as flags: both are the same document.
 
-Paths count from the question's folder. The promise stands in an SLO file, or in `ttft_ms` and `tpot_ms`; the traffic
-in a workload file, or in `isl`, `osl` and `request_rate`.
+Paths count from the question's folder. The promise stands in an SLO file, or in `ttft_ms`, `tpot_ms` and `e2e_ms`;
+the traffic in a workload file, or in `isl`, `osl` and `request_rate` (or `concurrency`, or neither for the highest).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from planner.workload import Workload, workload_from
 Pools = Literal["any", "mixed", "disaggregated"]
 Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
 
+LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms")
+TRAFFIC = ("isl", "osl", "prefix", "request_rate", "concurrency")
 # The one class of a promise that stands in flags.
 CLASS = "requests"
 # With the highest rate asked for, the rate of the workload is only its pattern.
@@ -57,10 +59,13 @@ class QuestionFile(Document):
     workload: str | None = None
     ttft_ms: PositiveFloat | None = None
     tpot_ms: PositiveFloat | None = None
+    e2e_ms: PositiveFloat | None = None
     statistic: Statistic = "p99"
     isl: PositiveInt | None = None
     osl: PositiveInt | None = None
+    prefix: PositiveInt | None = None  # tokens that all prompts begin with
     request_rate: PositiveFloat | None = None
+    concurrency: PositiveInt | None = None
     system: Row[str] = ()
     devices: str | None = None
     prices: str | None = None
@@ -83,12 +88,12 @@ class QuestionFile(Document):
 
     @model_validator(mode="after")
     def _one_promise_one_traffic(self) -> Self:
-        given = [name for name in ("ttft_ms", "tpot_ms") if getattr(self, name) is not None]
+        given = [name for name in LIMITS if getattr(self, name) is not None]
         if self.slo is not None and given:
             refuse(given[0], getattr(self, given[0]), f"the SLO file {self.slo} promises too", "keep one of the two")
         if self.slo is None and not given:
             refuse("slo", None, "no latency is promised", "give an SLO file, or ttft_ms and tpot_ms")
-        told = [name for name in ("isl", "osl", "request_rate") if getattr(self, name) is not None]
+        told = [name for name in TRAFFIC if getattr(self, name) is not None]
         if self.workload is not None and told:
             refuse(told[0], getattr(self, told[0]), f"the workload {self.workload} says so too", "keep one of the two")
         if self.workload is None:
@@ -101,10 +106,16 @@ class QuestionFile(Document):
         for key in ("isl", "osl"):
             if getattr(self, key) is None:
                 refuse(key, None, "it is needed where there is no workload file", f"give {key} in tokens")
-        if self.request_rate is None and self.total_gpus is None:
-            refuse(
-                "request_rate", None, "no rate is asked for", "give request_rate, or total_gpus for the most they bear"
-            )
+        if self.request_rate is not None and self.concurrency is not None:
+            refuse("concurrency", self.concurrency, "request_rate is given too", "keep one of the two")
+        if self.loadless and self.total_gpus is None:
+            remedy = "give request_rate, or total_gpus for the most they bear"
+            refuse("request_rate", None, "no rate is asked for", remedy)
+
+    @property
+    def loadless(self) -> bool:
+        """Whether the question leaves open how much traffic there is."""
+        return self.workload is None and self.request_rate is None and self.concurrency is None
 
 
 def question_file(data: object, *, file: str) -> QuestionFile:
@@ -137,7 +148,7 @@ def question_of(asked: QuestionFile, folder: Path) -> PlanQuestion:
         spot=_spot(asked.spot, folder),
         total_gpus=asked.total_gpus,
         most_usd_per_hour=asked.most_usd_per_hour,
-        maximise_rate=asked.maximise_rate or (asked.workload is None and asked.request_rate is None),
+        maximise_rate=asked.maximise_rate or asked.loadless,
         confidence=asked.confidence,
         safe_probability=asked.safe_probability,
         provider=asked.provider,
@@ -152,18 +163,22 @@ def question_of(asked: QuestionFile, folder: Path) -> PlanQuestion:
 def _promise(asked: QuestionFile, folder: Path) -> Slo:
     if asked.slo is not None:
         return read_slo(folder / asked.slo)
-    limits = {"ttft_ms": asked.ttft_ms, "tpot_ms": asked.tpot_ms}
-    promised = {key: {asked.statistic: limit} for key, limit in limits.items() if limit is not None}
+    limits = {name: getattr(asked, name) for name in LIMITS}
+    promised = {name: {asked.statistic: limit_ms} for name, limit_ms in limits.items() if limit_ms is not None}
     return slo_from({"classes": {CLASS: promised}}, file="settings")
 
 
 def _traffic(asked: QuestionFile, folder: Path) -> Workload:
     if asked.workload is not None:
         return read_workload(folder / asked.workload)
-    stream = {
+    stream: dict[str, object] = {
         "lengths": {"kind": "constant", "isl": asked.isl, "osl": asked.osl},
         "arrivals": {"kind": "poisson", "rate_rps": asked.request_rate or ANY_RATE_RPS},
     }
+    if asked.concurrency is not None:
+        stream["arrivals"] = {"kind": "closed_loop", "concurrency": asked.concurrency}
+    if asked.prefix is not None:
+        stream["prefix"] = {"groups": 1, "tokens": asked.prefix}
     return workload_from({"streams": {CLASS: stream}}, file="settings")
 
 

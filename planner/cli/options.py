@@ -138,15 +138,29 @@ Ttft = Annotated[float | None, typer.Option("--ttft", help="Limit of TTFT in ms.
 Tpot = Annotated[
     float | None, typer.Option("--tpot", "--itl", help="Limit of TPOT in ms, TTFT left out.", rich_help_panel=PROMISE)
 ]
+RequestLatency = Annotated[
+    float | None,
+    typer.Option("--request-latency", "--e2e", help="Limit of the whole answer in ms.", rich_help_panel=PROMISE),
+]
 StatisticOf = Annotated[
     str | None,
     typer.Option(
-        "--statistic", help="What --ttft and --tpot limit: mean, p50, p90, p95, p99.", show_default="p99",
+        "--statistic", help="What these limit: mean, p50, p90, p95, p99.", show_default="p99",
         rich_help_panel=PROMISE,
     ),
 ]  # fmt: skip
 IslOrNone = Annotated[int | None, typer.Option("--isl", min=1, help="Prompt tokens.", rich_help_panel=LENGTHS)]
 OslOrNone = Annotated[int | None, typer.Option("--osl", min=1, help="Answer tokens.", rich_help_panel=LENGTHS)]
+
+PrefixOf = Annotated[
+    int | None, typer.Option("--prefix", min=1, help="Tokens that all prompts begin with.", rich_help_panel=LENGTHS)
+]
+CallersOf = Annotated[
+    int | None,
+    typer.Option(
+        "--target-concurrency", "--concurrency", min=1, help="Callers that never pause.", rich_help_panel=LOAD
+    ),
+]
 
 Systems = Annotated[
     list[str] | None,

@@ -41,10 +41,13 @@ def search_command(
     workload: flags.WorkloadFile = None,
     ttft: flags.Ttft = None,
     tpot: flags.Tpot = None,
+    request_latency: flags.RequestLatency = None,
     statistic: flags.StatisticOf = None,
     isl: flags.IslOrNone = None,
     osl: flags.OslOrNone = None,
+    prefix: flags.PrefixOf = None,
     request_rate: flags.RequestRate = None,
+    concurrency: flags.CallersOf = None,
     system: flags.Systems = None,
     devices: flags.OwnDevices = None,
     total_gpus: flags.MostGpus = None,
@@ -76,7 +79,8 @@ def search_command(
     """Find the GPUs that hold the SLO: the cheapest plan, the fewest GPUs, the safest. Exit code 3: none does."""
     given = {
         "model": model, "slo": _here(slo), "workload": _here(workload), "ttft_ms": ttft, "tpot_ms": tpot,
-        "statistic": statistic, "isl": isl, "osl": osl, "request_rate": request_rate, "system": _words(system),
+        "e2e_ms": request_latency, "statistic": statistic, "isl": isl, "osl": osl, "prefix": prefix,
+        "request_rate": request_rate, "concurrency": concurrency, "system": _words(system),
         "devices": _here(devices), "total_gpus": total_gpus, "maximise_rate": maximise_rate or None,
         "prices": _here(prices), "provider": provider, "region": region, "most_usd_per_hour": max_usd_per_hour,
         "spot": _spot(spot, notice), "quant": _words(quant), "kv_cache_dtype": _words(kv_cache_dtype), "pools": pools,

@@ -16,7 +16,7 @@ from planner.types import PlannerError
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 ENDINGS = (".png", ".svg", ".html")
 PANEL_WIDTH, PANEL_HEIGHT = 480.0, 320.0
-LEFT, TOP, BOTTOM, GAP = 60.0, 40.0, 110.0, 80.0
+LEFT, TOP, BOTTOM, GAP = 60.0, 56.0, 110.0, 80.0
 # Beyond this many devices colours repeat, and a legend says less than the pointer does.
 LEGEND_ENTRIES = 8
 

@@ -121,6 +121,14 @@ def test_without_a_rate_the_answer_is_the_most_that_the_gpus_bear() -> None:
     assert tree["feasible"] and tree["cheapest"]["plan"]["traffic"]["rate_rps"] > 3
 
 
+def test_callers_and_a_shared_beginning_are_traffic_too(folder: Path) -> None:
+    told = {"model": "Llama-3.1-8B", "tpot_ms": 50, "e2e_ms": 9000, "isl": 900, "osl": 90, "prefix": 300}
+    asked = question_of(question_file(told | {"concurrency": 12}, file="settings"), folder)
+    sample = asked.workload.sample(0, 100)
+    assert sample.arrival_s is None and set(sample.prefix_tokens.tolist()) == {300} and not asked.maximise_rate
+    assert set(asked.slo.of("requests").latencies) == {"tpot", "e2e"}
+
+
 def test_flags_are_read_as_one_question(folder: Path) -> None:
     asked = question_of(
         question_file(
@@ -156,6 +164,7 @@ def test_flags_are_read_as_one_question(folder: Path) -> None:
         ((*ANYWHERE, "--system", "ascend_910b3"), ("nobody is known to offer it", "prices file")),
         ((*SMALL, "--spot", "mars"), ("markets is 'mars'", "no such market")),
         ((*SMALL, "--confidence", "1.5"), ("confidence is 1.5",)),
+        ((*SMALL, "--target-concurrency", "9"), ("concurrency is 9", "request_rate is given too")),
         ((*SMALL, "--pools", "three"), ("pools is 'three'", "mixed")),
         ((*SMALL, "--prices", "none.yaml"), ("none.yaml", "cannot be read")),
         ((*SMALL, "--plot", "plot.pdf"), ("--plot is 'plot.pdf'", ".png, .svg or .html")),
