@@ -26,12 +26,15 @@ LEAST_WEIBULL_SHAPE = 0.1
 
 MIN_CV, MAX_CV = 0.001, 100.0
 Cv = Annotated[float, Field(ge=MIN_CV, le=MAX_CV)]
+# More is a slip of the pen, and sums of it would overflow.
+MOST_RPS = 1e9
+Rate = Annotated[float, Field(gt=0, le=MOST_RPS)]
 
 
 class _Steady(Document):
     """One mean rate throughout."""
 
-    rate_rps: PositiveFloat
+    rate_rps: Rate
 
     @property
     def mean_rate_rps(self) -> float:
@@ -106,7 +109,7 @@ class OnOff(Document):
     """Bursts: Poisson at `on_rps` for about `on_s`, then at `off_rps` for about `off_s`; both spells exponential."""
 
     kind: Literal["on_off"]
-    on_rps: PositiveFloat
+    on_rps: Rate
     off_rps: NonNegativeFloat = 0.0
     on_s: PositiveFloat
     off_s: PositiveFloat
@@ -138,7 +141,7 @@ class Step(Document):
     """A stretch of time at one rate."""
 
     for_s: PositiveFloat
-    rate_rps: NonNegativeFloat
+    rate_rps: Annotated[float, Field(ge=0, le=MOST_RPS)]
 
 
 class Steps(Document):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from planner.arrivals import Rate
 from planner.devices import Device, Devices
 from planner.documents import Document, Row, refuse, validated
 from planner.files import (
@@ -22,6 +23,7 @@ from planner.files import (
     read_workload,
     weight_files,
 )
+from planner.lengths import Count
 from planner.library import shape_of_model
 from planner.perf.shipped import read_calibration, shipped_calibration
 from planner.prices import Prices
@@ -61,10 +63,10 @@ class QuestionFile(Document):
     tpot_ms: PositiveFloat | None = None
     e2e_ms: PositiveFloat | None = None
     statistic: Statistic = "p99"
-    isl: PositiveInt | None = None
-    osl: PositiveInt | None = None
-    prefix: PositiveInt | None = None  # tokens that all prompts begin with
-    request_rate: PositiveFloat | None = None
+    isl: Count | None = None
+    osl: Count | None = None
+    prefix: Count | None = None  # tokens that all prompts begin with
+    request_rate: Rate | None = None
     concurrency: PositiveInt | None = None
     system: Row[str] = ()
     devices: str | None = None

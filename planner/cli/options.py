@@ -41,7 +41,7 @@ OwnDevices = Annotated[
     Path | None, typer.Option("--devices", help="Devices of your own (YAML).", rich_help_panel=WHERE)
 ]
 TotalGpus = Annotated[
-    int, typer.Option("--total-gpus", "--max-gpus", min=1, help="Devices at most.", rich_help_panel=WHERE)
+    int, typer.Option("--total-gpus", "--max-gpus", min=1, max=1024, help="Devices at most.", rich_help_panel=WHERE)
 ]
 
 Tp = Annotated[int, typer.Option("--tp", "--tp-size", min=1, help="Tensor parallel degree.", rich_help_panel=ENGINE)]
@@ -58,7 +58,7 @@ Dp = Annotated[
 Ep = Annotated[
     int, typer.Option("--ep", "--moe-ep-size", min=1, help="Devices that share out experts.", rich_help_panel=ENGINE)
 ]
-Replicas = Annotated[int, typer.Option(min=1, help="Equal engines that share the load.", rich_help_panel=ENGINE)]
+Replicas = Annotated[int, typer.Option(min=1, max=10_000, help="Equal engines that share the load.", rich_help_panel=ENGINE)]
 Backend = Annotated[str, typer.Option("--backend", "--engine", help="vllm, sglang or trtllm.", rich_help_panel=ENGINE)]
 MaxModelLen = Annotated[
     int | None,

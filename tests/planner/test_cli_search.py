@@ -98,6 +98,12 @@ def test_what_cannot_be_is_exit_code_3_with_what_binds_and_the_ways_out() -> Non
     assert told.exit_code == 3 and "no plan holds the SLO" in told.stdout and "nearest" in told.stdout
 
 
+def test_no_room_anywhere_is_an_answer_too() -> None:
+    told = plan(*ANYWHERE, "--model", "Llama-4-Maverick", "--system", "l40s", "--json")
+    assert told.exit_code == 3, told.output
+    assert tree_of(told)["constraint"] == "memory"
+
+
 def test_a_question_file_is_as_good_as_flags_and_flags_override_it(folder: Path) -> None:
     question = ("--question", str(folder / "question.yaml"), "--json", "--today", "2026-11-25")
     by_file = tree_of(plan(*question))
@@ -170,6 +176,9 @@ def test_flags_are_read_as_one_question(folder: Path) -> None:
         ((*SMALL, "--plot", "plot.pdf"), ("--plot is 'plot.pdf'", ".png, .svg or .html")),
         ((*SMALL, "-o", "no/such/folder/plan.yaml"), ("no/such/folder/plan.yaml", "cannot be written")),
         ((*SMALL, "--isl", "4000000"), ("tokens at most",)),
+        ((*SMALL, "--isl", "9" * 30), ("isl", "less than or equal to 10000000")),
+        ((*SMALL, "--request-rate", "1e308"), ("request_rate is 1e+308", "less than or equal to")),
+        ((*SMALL, "--request-rate", "inf"), ("request_rate is inf", "finite")),
     ],
 )
 def test_bad_flags_are_one_line_with_a_remedy(flags: tuple[str, ...], words: tuple[str, ...]) -> None:
