@@ -58,7 +58,9 @@ Dp = Annotated[
 Ep = Annotated[
     int, typer.Option("--ep", "--moe-ep-size", min=1, help="Devices that share out experts.", rich_help_panel=ENGINE)
 ]
-Replicas = Annotated[int, typer.Option(min=1, max=10_000, help="Equal engines that share the load.", rich_help_panel=ENGINE)]
+Replicas = Annotated[
+    int, typer.Option(min=1, max=10_000, help="Equal engines that share the load.", rich_help_panel=ENGINE)
+]
 Backend = Annotated[str, typer.Option("--backend", "--engine", help="vllm, sglang or trtllm.", rich_help_panel=ENGINE)]
 MaxModelLen = Annotated[
     int | None,

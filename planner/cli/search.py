@@ -30,6 +30,7 @@ from planner.report.answers import (
 from planner.report.pareto import check_ending, pareto_file
 from planner.report.values import print_lines
 from planner.search import Answer, Infeasible, PlanQuestion, plan_for
+from planner.types import PlannerError
 
 PLAN_FILE, ANSWER_FILE, PLOT_FILE = "plan.yaml", "answer.json", "plans.html"
 
@@ -60,6 +61,7 @@ def search_command(
     notice: flags.NoticeOf = None,
     quant: flags.Quants = None,
     kv_cache_dtype: flags.KvDtypes = None,
+    backend: flags.Backend = "vllm",
     pools: flags.PoolsOf = None,
     fractions: flags.Fractions = None,
     max_model_len: flags.MaxModelLen = None,
@@ -89,8 +91,7 @@ def search_command(
     }  # fmt: skip
     with errors_as_exit_codes():
         asked = _asked(question, {key: value for key, value in given.items() if value is not None})
-        if plot is not None:
-            check_ending(plot)
+        _check(backend, plot)
         answer = plan_for(asked)
         if isinstance(answer, Answer):
             answer = answer.model_copy(update={"warnings": (*answer.warnings, *_price_warnings(answer, asked, today))})
@@ -106,6 +107,15 @@ def _asked(question: Path | None, given: dict[str, object]) -> PlanQuestion:
         return question_of(validated(QuestionFile, given, file="settings"), Path())
     asked = read_yaml_object(question) | given
     return question_of(validated(QuestionFile, asked, file=str(question)), question.parent)
+
+
+def _check(backend: str, plot: Path | None) -> None:
+    """What can be refused before anything is searched. Raises PlannerError."""
+    if backend != "vllm":
+        remedy = "leave it out, or ask `ferry plan estimate` for one deployment"
+        raise PlannerError("settings", "--backend", backend, "Ferry serves with vLLM, and plans for it", remedy)
+    if plot is not None:
+        check_ending(plot)
 
 
 def _here(path: Path | None) -> str | None:

@@ -173,6 +173,7 @@ def test_flags_are_read_as_one_question(folder: Path) -> None:
         ((*SMALL, "--target-concurrency", "9"), ("concurrency is 9", "request_rate is given too")),
         ((*SMALL, "--pools", "three"), ("pools is 'three'", "mixed")),
         ((*SMALL, "--prices", "none.yaml"), ("none.yaml", "cannot be read")),
+        ((*SMALL, "--backend", "sglang"), ("--backend is 'sglang'", "vLLM")),
         ((*SMALL, "--plot", "plot.pdf"), ("--plot is 'plot.pdf'", ".png, .svg or .html")),
         ((*SMALL, "-o", "no/such/folder/plan.yaml"), ("no/such/folder/plan.yaml", "cannot be written")),
         ((*SMALL, "--isl", "4000000"), ("tokens at most",)),
