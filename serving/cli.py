@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +12,11 @@ import typer
 from rich.console import Console
 
 from loadtest.cli import load_app
-from planner import PlannerError, plan_app, read_plan, simulate_command
+from planner import plan_app, simulate_command
 from serving import detach, run_state, talk
-from serving.errors import ConfigError
 from serving.lifecycle import Launch, running, stop, wait_for_signal
 from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
 from serving.model_store import default_home
-from serving.planned import settings_of_plan
 from serving.run_state import RunState
 from serving.settings import Settings, load
 from serving.talk import chat_loop, fetch_status, status_table
@@ -63,7 +60,7 @@ def up(
     overrides = {"MODEL": model, "HTTP__HOST": host, "HTTP__PORT": port, "RAY__ADDRESS": ray_address}
     given = {f"FERRY_{name}": str(value) for name, value in overrides.items() if value is not None}
     with errors_as_exit_codes():
-        settings = _settings(config, plan, model, os.environ | given)
+        settings = load(config, os.environ | given, plan=plan)
         launch = Launch(settings=settings, home=home)
         if detached:
             os.environ |= given | {"FERRY_HOME": str(home)}
@@ -138,18 +135,6 @@ def chat(
     with errors_as_exit_codes():
         url = base_url or f"{run_state.find(home, port).base_url}/v1"
         chat_loop(url, model=model, message=message, console=console)
-
-
-def _settings(config: Path | None, plan: Path | None, model: str | None, environ: Mapping[str, str]) -> Settings:
-    """Raises ConfigError, also for a plan that cannot be read, cannot be served or contradicts the file."""
-    if plan is None:
-        return load(config, environ)
-    try:
-        found = read_plan(plan)
-    except PlannerError as error:
-        raise ConfigError(str(error), remedy=error.remedy, field="plan") from None
-    planned = settings_of_plan(found, model=model or environ.get("FERRY_MODEL"))
-    return load(config, environ, planned=planned, plan_file=str(plan))
 
 
 def _greet(state: RunState, settings: Settings) -> None:

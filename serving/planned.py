@@ -1,11 +1,12 @@
-"""From a plan.yaml to settings: pools, engine limits and the model are the plan's, the rest is the operator's. Pure."""
+"""From a plan.yaml to settings: pools, engine limits and the model are the plan's, the rest is the operator's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from planner import EnginePlan, Plan, PoolPlan
+from planner import EnginePlan, Plan, PlannerError, PoolPlan, read_plan
 from serving.errors import ConfigError
 
 # The plan's words that are settings of their own; all others go to vLLM as they are.
@@ -23,6 +24,19 @@ OWN_WORDS = frozenset(
 )
 # Spot and on-demand replicas are pools of their own, so that each can be placed on its own nodes.
 SPOT_SUFFIX = "-spot"
+
+
+def planned_settings(path: Path, *, model: str | None = None) -> dict[str, Any]:
+    """As `settings_of_plan`, of the plan in a file.
+
+    Raises:
+        ConfigError: also for a plan that cannot be read.
+    """
+    try:
+        plan = read_plan(path)
+    except PlannerError as error:
+        raise ConfigError(str(error), remedy=error.remedy, field="plan") from None
+    return settings_of_plan(plan, model=model)
 
 
 def settings_of_plan(plan: Plan, *, model: str | None = None) -> dict[str, Any]:

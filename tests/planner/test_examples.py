@@ -11,7 +11,6 @@ from planner import Engine, Workload, device, gpu_memory_report, plan_from, shap
 from planner.context_lengths import ContextLengths
 from planner.plan import Plan
 from planner.questions import question_file, question_of
-from serving.planned import settings_of_plan
 from serving.settings import load
 from tests.planner.command import ferry, tree_of
 
@@ -45,7 +44,7 @@ def test_the_plan_holds_what_it_says(path: Path, tmp_path: Path) -> None:
     assert planned.why and planned.prediction.probability > 0.2
     assert tree["safest"]["plan"]["prediction"]["probability"] >= planned.prediction.probability
     _fits(planned, question_of(question_file(asked, file=path.name), CONFIGS).workload)
-    _deploys(planned)
+    _deploys(planned, tmp_path)
     if not asked.get("maximise_rate"):
         _holds(planned, asked.get("workload"), tmp_path)
     if "spot" in asked:
@@ -80,11 +79,12 @@ def _fits(planned: Plan, workload: Workload) -> None:
         assert report.fits and engine.num_gpu_blocks_override <= report.blocks
 
 
-def _deploys(planned: Plan) -> None:
+def _deploys(planned: Plan, folder: Path) -> None:
     """`ferry up --plan` would start it, as far as one can tell without a GPU."""
     if any(pool.devices_per_replica < 1 or pool.engine.data_parallel_size > 1 for pool in planned.pools.values()):
         return
-    settings = load(None, {}, planned=settings_of_plan(planned, model="somewhere"))
+    write_plan(planned, folder / "plan.yaml")
+    settings = load(None, {"FERRY_MODEL": "somewhere"}, plan=folder / "plan.yaml")
     assert sum(pool.replicas for pool in settings.pools.values()) == sum(p.replicas for p in planned.pools.values())
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from planner import PoolPlan, write_plan
+from planner import Plan, PoolPlan, write_plan
 from serving.cli import app
 from serving.errors import ConfigError
 from serving.planned import settings_of_plan
-from serving.settings import load
+from serving.settings import Settings, load
 from serving.types import PoolRole
 from tests.planner.plans import plan, pool
+
+
+def loaded(folder: Path, planned: Plan, config: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    write_plan(planned, folder / "plan.yaml")
+    if config is not None:
+        (folder / "ferry.yaml").write_text(config)
+    return load(folder / "ferry.yaml" if config is not None else None, environ or {}, plan=folder / "plan.yaml")
 
 
 def changed(of: PoolPlan, **engine: object) -> PoolPlan:
     return of.model_copy(update={"engine": of.engine.model_copy(update=engine)})
 
 
-def test_pools_limits_and_model_are_the_plans() -> None:
+def test_pools_limits_and_model_are_the_plans(tmp_path: Path) -> None:
     planned = plan(pool("prefill", replicas=1), pool("decode", replicas=3))
-    settings = load(None, {}, planned=settings_of_plan(planned))
+    settings = loaded(tmp_path, planned)
     assert settings.model == planned.model
     assert {name: (p.role, p.replicas) for name, p in settings.pools.items()} == {
         "prefill": (PoolRole.PREFILL, 1),
@@ -54,13 +62,12 @@ def test_spot_replicas_are_a_pool_of_their_own() -> None:
 
 
 def test_a_file_adds_what_the_plan_leaves_open_and_may_repeat_it(tmp_path: Path) -> None:
-    config = tmp_path / "ferry.yaml"
-    config.write_text("""
+    config = """
 model: a/model
 http: {port: 9001}
 pools: {mixed: {replicas: 2, resources: {h100: 1}, engine: {enforce_eager: true, args: {seed: 3}}}}
-""")
-    settings = load(config, {"FERRY_GATEWAY__REPLICAS": "2"}, planned=settings_of_plan(plan()), plan_file="plan.yaml")
+"""
+    settings = loaded(tmp_path, plan(), config, {"FERRY_GATEWAY__REPLICAS": "2"})
     assert settings.http.port == 9001 and settings.gateway.replicas == 2
     assert settings.pools["mixed"].resources == {"h100": 1} and settings.pools["mixed"].replicas == 2
     engine = settings.engine_of("mixed")
@@ -79,11 +86,10 @@ pools: {mixed: {replicas: 2, resources: {h100: 1}, engine: {enforce_eager: true,
     ],
 )
 def test_a_file_that_contradicts_the_plan_is_refused(tmp_path: Path, text: str, key: str, told: str) -> None:
-    config = tmp_path / "ferry.yaml"
-    config.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load(config, {}, planned=settings_of_plan(plan()), plan_file="plan.yaml")
-    assert caught.value.field == key and str(config) in caught.value.message and "plan.yaml" in caught.value.message
+        loaded(tmp_path, plan(), text)
+    assert caught.value.field == key
+    assert str(tmp_path / "ferry.yaml") in caught.value.message and "plan.yaml" in caught.value.message
     assert told in caught.value.message and caught.value.remedy
 
 
@@ -96,12 +102,13 @@ def test_what_ferry_cannot_serve_is_refused() -> None:
         settings_of_plan(plan(slice_))
 
 
-def test_packed_weights_need_the_checkpoint_that_has_them() -> None:
+def test_packed_weights_need_the_checkpoint_that_has_them(tmp_path: Path) -> None:
     packed = pool().model_copy(update={"checkpoint": "an int4_awq checkpoint of a/model", "weights": "int4_awq"})
     with pytest.raises(ConfigError, match="int4_awq") as caught:
         settings_of_plan(plan(packed))
     assert "--model" in caught.value.remedy
     assert settings_of_plan(plan(packed), model="b/model-awq")["model"] == "b/model-awq"
+    assert loaded(tmp_path, plan(packed), environ={"FERRY_MODEL": "b/model-awq"}).model == "b/model-awq"
 
 
 def test_ferry_up_tells_of_a_bad_plan_before_anything_starts(tmp_path: Path) -> None:
