@@ -99,7 +99,7 @@ def test_what_cannot_be_is_exit_code_3_with_what_binds_and_the_ways_out() -> Non
 
 
 def test_no_room_anywhere_is_an_answer_too() -> None:
-    told = plan(*ANYWHERE, "--model", "Llama-4-Maverick", "--system", "l40s", "--json")
+    told = plan(*ANYWHERE, "--model", "Kimi-K2", "--system", "l4", "--json")
     assert told.exit_code == 3, told.output
     assert tree_of(told)["constraint"] == "memory"
 

@@ -17,7 +17,9 @@ from serving.types import PoolRole
 from tests.planner.plans import plan, pool
 
 
-def loaded(folder: Path, planned: Plan, config: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def loaded(
+    folder: Path, planned: Plan, config: str | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
     write_plan(planned, folder / "plan.yaml")
     if config is not None:
         (folder / "ferry.yaml").write_text(config)
