@@ -1,4 +1,4 @@
-"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, plans, the built-in data."""
+"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, plans, built-in data."""
 
 from __future__ import annotations
 
