@@ -3,6 +3,7 @@
 This front door is all that `serving` and `loadtest` may import.
 """
 
+from planner.cli import plan_app, simulate_command
 from planner.config import shape_from_config
 from planner.context_lengths import ContextLengths, context_lengths
 from planner.devices import Device, Devices, Figure, devices_from
@@ -151,6 +152,7 @@ __all__ = [
     "memory_report",
     "mix_of",
     "on_off",
+    "plan_app",
     "plan_from",
     "prices_from",
     "public_models",
@@ -173,6 +175,7 @@ __all__ = [
     "shape_from_config",
     "shape_of_model",
     "shipped_calibration",
+    "simulate_command",
     "slo_from",
     "spells",
     "spot_markets_from",

@@ -18,12 +18,15 @@ from planner.types import PlannerError
 POISSON = Spread()
 
 Cv = Annotated[float, Field(ge=MIN_CV, le=MAX_CV)]
+# More is a slip of the pen, and sums of it would overflow.
+MOST_RPS = 1e9
+Rate = Annotated[float, Field(gt=0, le=MOST_RPS)]
 
 
 class _Steady(Document):
     """One mean rate throughout."""
 
-    rate_rps: PositiveFloat
+    rate_rps: Rate
 
     @property
     def mean_rate_rps(self) -> float:
@@ -83,7 +86,7 @@ class OnOff(Document):
     """Bursts: Poisson at `on_rps` for about `on_s`, then at `off_rps` for about `off_s`; both spells exponential."""
 
     kind: Literal["on_off"]
-    on_rps: PositiveFloat
+    on_rps: Rate
     off_rps: NonNegativeFloat = 0.0
     on_s: PositiveFloat
     off_s: PositiveFloat
@@ -112,7 +115,7 @@ class Step(Document):
     """A stretch of time at one rate."""
 
     for_s: PositiveFloat
-    rate_rps: NonNegativeFloat
+    rate_rps: Annotated[float, Field(ge=0, le=MOST_RPS)]
 
 
 class Steps(Document):

@@ -1,7 +1,8 @@
-"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, plans, the built-in data."""
+"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, plans, built-in data."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -184,6 +185,53 @@ def read_yaml_object(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _bad_document(path, "is not a YAML mapping")
     return value
+
+
+def read_table(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The columns and rows of a CSV file with a header line; cells that a short line lacks are empty.
+
+    Raises PlannerError if the file cannot be read, or a line has more cells than there are columns.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        table = csv.DictReader(text.splitlines(), restval="")
+        rows = [dict(row) for row in table]
+    except OSError as error:
+        raise PlannerError(str(path), "", None, f"cannot be read ({error.strerror})", "name a CSV file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        problem = f"cannot be read as CSV ({_one_line(error)})"
+        raise PlannerError(str(path), "", None, problem, "name a CSV file in UTF-8") from error
+    columns = tuple(table.fieldnames or ())
+    if not columns or len(set(columns)) < len(columns):
+        raise PlannerError(str(path), "", None, "has no header line that names each column once", "name the columns")
+    for line, row in enumerate(rows, start=2):
+        if None in row:  # where DictReader puts what is too much
+            remedy = f"correct row {line} (quote cells that hold a comma)"
+            raise PlannerError(str(path), f"row {line}", None, f"has more than {len(columns)} cells", remedy)
+    return columns, rows
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none. Raises PlannerError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "name a folder of yours") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8. Raises PlannerError if that cannot be done."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Raises PlannerError if the file cannot be written."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "name a file in a folder that exists and is yours") from error
 
 
 def _refuse_traps(path: Path, text: str) -> None:

@@ -294,7 +294,8 @@ def _ttft_parts(flow: _Flow, seen: Lengths) -> tuple[Floats, Floats, Floats, Flo
     left_s = (bare_s * (1 - np.exp(-flow.batch)))[..., None] * cuts
     own_s = (own_s + fixed_s[..., None])[..., :, None] + left_s[..., None, :]
     weights = np.repeat(prompts.weights, len(cuts)) / len(cuts)
-    return waits, wait_s, own_s.reshape(*own_s.shape[:-2], -1), weights
+    # Not -1: of no configurations numpy could not tell how long the last axis is.
+    return waits, wait_s, own_s.reshape(*own_s.shape[:-2], own_s.shape[-2] * own_s.shape[-1]), weights
 
 
 def _wait_for_prompts(flow: _Flow, room: Floats) -> tuple[Floats, Floats]:

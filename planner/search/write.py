@@ -62,7 +62,7 @@ def write(chosen: Chosen, prepared: Prepared, traffic: Traffic) -> Plan:
     """The document."""
     fleet = chosen.fleet
     base = prepared.forms.bases[prepared.forms.pairs[int(fleet.pools[-1].designs.pair[fleet.pools[-1].row])].base]
-    pools = {
+    pools: dict[str, PoolPlan] = {
         pool.designs.role: _pool_plan(pool, staffed, prepared, traffic)
         for pool, staffed in zip(fleet.pools, chosen.staffing, strict=True)
     }
@@ -74,7 +74,7 @@ def write(chosen: Chosen, prepared: Prepared, traffic: Traffic) -> Plan:
         model=prepared.question.model,
         slo=traffic.slo,
         traffic=_traffic_plan(traffic),
-        pools={str(role): pool for role, pool in pools.items()},
+        pools=pools,
         cost=_sum([staffed.cost for staffed in chosen.staffing]),
         prediction=Prediction(
             method="simulated",
