@@ -13,7 +13,9 @@ from planner.files import (
     folder_weight_bytes,
     read_devices,
     read_json_object,
+    read_load_point,
     read_prices,
+    read_profile,
     read_shape,
     read_slo,
     read_spot_markets,
@@ -31,8 +33,11 @@ from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.perf.calibration import Calibration
 from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
+from planner.perf.profiled import calibrated_on, estimates_at
 from planner.perf.shipped import shipped_calibration
 from planner.prices import Offer, Price, Prices, prices_from
+from planner.profile import Profile, ProfilePoint, point_of_load_report, profile_from
+from planner.profiled_costs import step_costs_of
 from planner.quantisation import Quantisation, quantisation
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
@@ -77,6 +82,8 @@ __all__ = [
     "PlannerError",
     "Price",
     "Prices",
+    "Profile",
+    "ProfilePoint",
     "PublicModel",
     "Quantisation",
     "Recording",
@@ -91,6 +98,7 @@ __all__ = [
     "Target",
     "Trace",
     "Workload",
+    "calibrated_on",
     "cheapest_mix",
     "context_lengths",
     "degrees",
@@ -99,18 +107,23 @@ __all__ = [
     "dtype_bytes",
     "estimate",
     "estimate_rows",
+    "estimates_at",
     "folder_weight_bytes",
     "gpu_memory_report",
     "holds_probability",
     "kv_layout",
     "memory_report",
     "mix_of",
+    "point_of_load_report",
     "prices_from",
+    "profile_from",
     "public_models",
     "quantisation",
     "read_devices",
     "read_json_object",
+    "read_load_point",
     "read_prices",
+    "read_profile",
     "read_shape",
     "read_slo",
     "read_spot_markets",
@@ -124,6 +137,7 @@ __all__ = [
     "slo_from",
     "spot_markets_from",
     "spot_needed",
+    "step_costs_of",
     "traffic_under",
     "up_probabilities",
     "weight_files",

@@ -74,10 +74,12 @@ def fit_devices(points: Points, start: Calibration) -> Calibration:
     return replace(start, devices={**start.devices, **found})
 
 
-def fit_deployments(points: Points, start: Calibration) -> Calibration:
+def fit_deployments(
+    points: Points, start: Calibration, *, sigmas: Mapping[str, float] = DEPLOYMENT_SIGMAS
+) -> Calibration:
     """Corrections of each (model, device, format, engine) among the points; six to twelve points each will do."""
     bare = replace(start, deployments={key: c for key, c in start.deployments.items() if key not in set(points.keys)})
-    found = _fit_level(points, bare, points.keys, DEPLOYMENT_SIGMAS)
+    found = _fit_level(points, bare, points.keys, sigmas)
     return replace(bare, deployments={**bare.deployments, **found})
 
 

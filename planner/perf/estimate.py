@@ -141,7 +141,7 @@ def estimates(prepared: Prepared, calibration: Calibration) -> list[Estimate]:
                 step_ms={cause.removesuffix("_s"): 1e3 * float(getattr(parts, cause)[row]) for cause in causes},
                 limit=_limit(served, prepared, row),
                 rung=rung,
-                sigma=calibration.sigmas[rung],
+                sigma=calibration.sigma(question),
             )
         )
     return answers
