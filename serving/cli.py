@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from loadtest.cli import load_app
+from loadtest.cli_profile import profile
 from serving import detach, run_state, talk
 from serving.lifecycle import Launch, running, stop, wait_for_signal
 from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
@@ -23,6 +24,7 @@ from serving.talk import chat_loop, fetch_status, status_table
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
 app.add_typer(model_app, name="model", help="Fetch models and list them.")
 app.add_typer(load_app, name="load")
+app.command("profile")(profile)
 console = Console()
 
 QUESTION = "What is the capital of France?"
