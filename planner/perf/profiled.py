@@ -17,7 +17,7 @@ from planner.files import read_devices
 from planner.library import shape_of_model
 from planner.memory import CPU_BLOCK_SIZE_TOKENS
 from planner.models import ModelShape
-from planner.perf.calibrate import DEPLOYMENT_SIGMAS, Points, fit_deployments
+from planner.perf.calibrate import Points, fit_deployments
 from planner.perf.calibration import Calibration, Sigma
 from planner.perf.chip import MEASURED_REACH, TYPICAL_REACH
 from planner.perf.estimate import Estimate, estimates
@@ -30,7 +30,7 @@ from planner.profile import Profile, ProfilePoint
 from planner.types import GIB, PlannerError
 
 # What nobody timed an operator on may be this much further (as a power) from what we believe than a GPU that we know.
-WIDER = 3.0
+WIDER = 5.0
 # As many points as the shipped error bar is worth, when a profile's own errors are weighed against it.
 SHIPPED_POINTS = 6
 # At least this share of a measured time is taken for what it stands for, whatever overheads we believe in.
@@ -50,9 +50,8 @@ def calibrated_on(
     points = points_of(profile, devices)
     question = points.prepared.questions[0]
     width = 1.0 if question.device.whole in MEASURED_REACH else WIDER
-    sigmas = {knob: sigma * width for knob, sigma in DEPLOYMENT_SIGMAS.items()}
-    after = fit_deployments(points, before, sigmas=sigmas)
-    own = _left_out(points, before, sigmas, after.sigmas["measured here"])
+    after = fit_deployments(points, before, width=width)
+    own = _left_out(points, before, width, after.sigmas["measured here"])
     return replace(after, own_sigmas={**after.own_sigmas, points.keys[0]: own})
 
 
@@ -137,12 +136,12 @@ def _layout(profile: Profile) -> Layout:
     return Layout(tp=profile.tp, pp=profile.pp, dp=profile.dp, ep=profile.ep)
 
 
-def _left_out(points: Points, start: Calibration, sigmas: dict[str, float], shipped: Sigma) -> Sigma:
+def _left_out(points: Points, start: Calibration, width: float, shipped: Sigma) -> Sigma:
     """Errors of each point as the others predict it, weighed with what the shipped calibration found elsewhere."""
     count = len(points.keys)
     errors: list[tuple[float, float]] = []
     for row in range(count) if count > 1 else ():
-        others = fit_deployments(points.take(np.delete(np.arange(count), row)), start, sigmas=sigmas)
+        others = fit_deployments(points.take(np.delete(np.arange(count), row)), start, width=width)
         one = points.take(np.array([row]))
         served = one.prepared.served(others.coefficients(one.prepared.questions))
         errors.append((float(served.tpot_s[0] / one.tpot_s[0] - 1), float(served.ttft_s[0] / one.ttft_s[0] - 1)))
