@@ -89,8 +89,8 @@ def _tell(one: Measured, console: Console) -> None:
     point = one.point
     tpot = f"{point.tpot_ms.mean:.1f}" if point.tpot_ms else "-"
     console.print(
-        f"{point.concurrency:>5.0f} clients x {point.isl:>5.0f} + {point.osl:>4.0f} tokens: TTFT {point.ttft_ms.mean:.1f}"
-        f" ms, TPOT {tpot} ms, {point.out_tok_s:.1f} tokens/s",
+        f"{point.concurrency:>5.0f} clients x {point.isl:>5.0f} + {point.osl:>4.0f} tokens: "
+        f"TTFT {point.ttft_ms.mean:.1f} ms, TPOT {tpot} ms, {point.out_tok_s:.1f} tokens/s",
         highlight=False,
     )
     for doubt in one.doubts:

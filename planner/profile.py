@@ -16,7 +16,6 @@ from planner.documents import Document, Row, refuse, validated
 from planner.reader import Reader
 from planner.types import PlannerError
 
-FORMAT = "ferry-profile/1"
 LOAD_REPORT = "ferry-load/1"
 SHARES = ("p50", "p90", "p99")
 
@@ -62,7 +61,7 @@ class Profile(Document):
     `memory_gib` says what no point can. `kv_blocks` is the cache of one engine, in blocks of `block_size_tokens`.
     """
 
-    format: Literal["ferry-profile/1"] = FORMAT
+    format: Literal["ferry-profile/1"] = "ferry-profile/1"
     model: str
     system: str
     kind: Literal["gpu", "npu", "tpu", "cpu"] = "gpu"
@@ -93,7 +92,7 @@ class Profile(Document):
     def document(self) -> dict[str, object]:
         """What `profile_from` reads back, as plain values; what is not known is left out."""
         tree: dict[str, object] = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        return {"format": FORMAT, **tree}
+        return {"format": self.format, **tree}
 
 
 def profile_from(data: object, *, file: str) -> Profile:
@@ -104,13 +103,15 @@ def profile_from(data: object, *, file: str) -> Profile:
 def point_of_load_report(data: Mapping[str, object], *, file: str, spread: float = 0.0) -> ProfilePoint:
     """The point that a report of `ferry load run` (load-<id>.json) measured, over all its requests.
 
-    A run with a concurrency limit counts as a closed loop of so many clients. `spread` is as in ProfilePoint; the report
-    does not say it. Raises PlannerError for another file, and for a run that failed or that the client limited: its
-    latencies say nothing about the server.
+    A run with a concurrency limit counts as a closed loop of so many clients. `spread` is as in ProfilePoint; the
+    report does not say it. Raises PlannerError for another file, and for a run that failed or that the client limited:
+    its latencies say nothing about the server.
     """
     report = Reader(config=data, file=file)
     if data.get("format") != LOAD_REPORT:
-        raise PlannerError(file, "format", data.get("format"), "not a load report", "give the .json of `ferry load run`")
+        raise PlannerError(
+            file, "format", data.get("format"), "not a load report", "give the .json of `ferry load run`"
+        )
     if data.get("verdict") == "INVALID":
         raise PlannerError(file, "verdict", "INVALID", "the client was the limit", "measure again with less load")
     total = report.section("total")

@@ -91,9 +91,7 @@ def _jobs(target: Target, model: str, trial: Trial, rng: np.random.Generator, *,
     return closed_loop(_bodies(target.endpoint, model, trial, rng, ignore_eos=ignore_eos))
 
 
-def _bodies(
-    endpoint: str, model: str, trial: Trial, rng: np.random.Generator, *, ignore_eos: bool
-) -> Iterator[bytes]:
+def _bodies(endpoint: str, model: str, trial: Trial, rng: np.random.Generator, *, ignore_eos: bool) -> Iterator[bytes]:
     """Every prompt is new, so that none is found in a prefix cache."""
     extra = {"ignore_eos": True} if ignore_eos else {}
     for osl in rng.permutation(output_lengths(trial)):
@@ -110,5 +108,3 @@ def _spread(found: Distribution | None) -> dict[str, float] | None:
         return None
     at = found.completed_ms
     return {"mean": found.mean_ms, "p50": at[0.5], "p90": at[0.9], "p99": at[0.99]}
-
-

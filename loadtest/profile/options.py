@@ -18,16 +18,19 @@ from planner import Profile, profile_from
 ENGINE, POINTS = "Engine", "Points"
 
 
-
 System = Annotated[
     str,
-    typer.Option(help="Device: of the catalogue, or a new name that the points then stand for.", rich_help_panel=ENGINE),
+    typer.Option(
+        help="Device: of the catalogue, or a new name that the points then stand for.", rich_help_panel=ENGINE
+    ),
 ]
 DeviceKind = Annotated[str, typer.Option(help="gpu, npu, tpu or cpu.", rich_help_panel=ENGINE)]
 MemoryGib = Annotated[float | None, typer.Option(help="Of one device, if it is new.", rich_help_panel=ENGINE)]
 Shape = Annotated[
     str,
-    typer.Option(help="The planner's name of the model, or its folder.", show_default="--model", rich_help_panel=ENGINE),
+    typer.Option(
+        help="The planner's name of the model, or its folder.", show_default="--model", rich_help_panel=ENGINE
+    ),
 ]
 Tp = Annotated[int, typer.Option("--tp", "--tensor-parallel-size", rich_help_panel=ENGINE)]
 Pp = Annotated[int, typer.Option("--pp", "--pipeline-parallel-size", rich_help_panel=ENGINE)]

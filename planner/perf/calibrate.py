@@ -74,9 +74,7 @@ def fit_devices(points: Points, start: Calibration) -> Calibration:
     return replace(start, devices={**start.devices, **found})
 
 
-def fit_deployments(
-    points: Points, start: Calibration, *, width: float = 1.0
-) -> Calibration:
+def fit_deployments(points: Points, start: Calibration, *, width: float = 1.0) -> Calibration:
     """Corrections of each (model, device, format, engine) among the points; six to twelve points each will do.
 
     `width`: how many times further than usual the deployment may be from `start`.

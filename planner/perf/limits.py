@@ -2,6 +2,9 @@
 
 Whether requests wait for memory is decided here, and a tail of latencies with it. Reports are kept, since tables ask
 for the same engine under many loads.
+
+vLLM sets memory aside for sampling as many sequences as max_num_seqs allows, 5 GiB and more at its default. Whoever is
+short of memory lowers it to what fits; so do we where nobody said a number, as the memory report does.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from planner.context_lengths import context_lengths
 from planner.devices import Device
 from planner.engine import Engine
 from planner.fit import gpu_memory_report
-from planner.gpu_memory import GpuMemoryReport
 from planner.kv_blocks import NULL_BLOCKS, KvLayout
 from planner.memory import CPU_BLOCK_SIZE_TOKENS, ENGINE_OVERHEAD_BYTES
 from planner.models import ModelShape
@@ -28,7 +30,6 @@ LARGE_DEVICE_BYTES = 70 * GIB
 LARGE_BUDGET, SMALL_BUDGET = 8192, 2048
 LARGE_SEQUENCES, SMALL_SEQUENCES, CPU_SEQUENCES = 1024, 256, 128
 REPORTS_KEPT = 4096
-ONE_REQUEST = context_lengths((1, 1))  # a report wants some; we ask it for blocks alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,9 @@ class Limits:
     def contexts(self, tokens: float) -> float:
         """How many contexts of `tokens` the cache holds at once; a fraction, since loads are means."""
         low = int(tokens)
-        held = self.layout.held_blocks(low)
+        below, above = self.layout.held_blocks(low), self.layout.held_blocks(low + 1)
         # Between whole lengths in proportion: a mean is seldom whole, and a step in it would be an artefact.
-        held += (tokens - low) * (self.layout.held_blocks(low + 1) - held)
+        held = below + (tokens - low) * (above - below)
         return self.blocks / max(held, 1e-9)
 
     def holds(self, tokens: float) -> bool:
@@ -77,8 +78,11 @@ def limits_of(
     budget_tokens: int | None = None,
     max_sequences: int | None = None,
     kv_cache_bytes: int | None = None,
+    lengths: tuple[float, float] = (1.0, 1.0),
 ) -> Limits:
     """The limits of an engine of `shape`, stored as `stored`. `kv_cache_bytes` is of one device; None: what is left.
+
+    `lengths`: mean prompt and output tokens of what it is to serve; they matter where memory is short.
 
     Raises PlannerError for a split that vLLM refuses, and for weights that leave no room.
     """
@@ -95,6 +99,10 @@ def limits_of(
     )
     if kv_cache_bytes is None:
         pool = _pool(shape, stored, engine, device.memory_bytes, device.kind == "cpu")
+        isl, osl = (max(1, round(mean)) for mean in lengths)
+        if max_sequences is None and pool.blocks < sequences * pool.layout.held_blocks(isl + osl // 2):
+            fewer = replace(engine, max_num_seqs=None)
+            pool = _pool(shape, stored, fewer, device.memory_bytes, device.kind == "cpu", (isl, osl))
     else:
         pool = _Pool(blocks=_given_blocks(shape, engine, kv_cache_bytes), layout=engine.layout(shape))
     return Limits(
@@ -109,13 +117,20 @@ class _Pool:
 
 
 @lru_cache(maxsize=REPORTS_KEPT)
-def _pool(shape: ModelShape, stored: Quantisation, engine: Engine, memory_bytes: int, cpu: bool) -> _Pool:
+def _pool(
+    shape: ModelShape,
+    stored: Quantisation,
+    engine: Engine,
+    memory_bytes: int,
+    cpu: bool,
+    lengths: tuple[int, int] = (1, 1),
+) -> _Pool:
     held = replace(shape, quantisation=stored)
     if cpu:
         weights = held.weight_bytes(tp=engine.tp, pp=engine.pp)
         left = int(memory_bytes * engine.gpu_memory_utilization) - weights - ENGINE_OVERHEAD_BYTES
         return _Pool(blocks=_given_blocks(shape, engine, left), layout=engine.layout(shape))
-    report: GpuMemoryReport = gpu_memory_report(held, engine, ONE_REQUEST, memory_bytes=memory_bytes)
+    report = gpu_memory_report(held, engine, context_lengths(lengths), memory_bytes=memory_bytes)
     return _Pool(blocks=report.blocks, layout=report.layout)
 
 
@@ -126,7 +141,7 @@ def _given_blocks(shape: ModelShape, engine: Engine, pool_bytes: int) -> int:
 
 
 def _expert_ranks(shape: ModelShape, layout: Layout) -> int:
-    """Devices over which the experts lie: whole ones by `ep`, cut ones by all that share them, which is as many bytes."""
+    """Devices over which the experts lie: whole ones by `ep`; cut ones by all that share them, as many bytes each."""
     if layout.ep > 1 or layout.dp == 1 or not shape.experts:
         return layout.ep
     ranks = layout.tp * layout.dp

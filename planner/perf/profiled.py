@@ -38,9 +38,7 @@ LEAST_SHARE = 0.3
 STAND_IN = "derived from measured points of a profile"
 
 
-def calibrated_on(
-    profile: Profile, *, start: Calibration | None = None, devices: Devices | None = None
-) -> Calibration:
+def calibrated_on(profile: Profile, *, start: Calibration | None = None, devices: Devices | None = None) -> Calibration:
     """`start` (the shipped calibration) with this deployment corrected, and an error bar of its own.
 
     Estimates for the same model, device, format and engine then stand on the rung "measured here". Raises

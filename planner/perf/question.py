@@ -75,6 +75,7 @@ class Question:
             budget_tokens=self.budget_tokens,
             max_sequences=self.max_sequences,
             kv_cache_bytes=self.kv_cache_bytes,
+            lengths=(self.isl, self.osl),
         )
 
     def engine_limits(self, work: Work) -> Engine:

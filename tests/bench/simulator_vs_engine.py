@@ -109,7 +109,9 @@ def _show_fit(profile: Profile, costs: list[float], means_s: list[tuple[float, f
 
 def _show_head(loads: list[EngineLoad]) -> None:
     mean = loads[0].lengths.mean(axis=0)
-    print(f"\nopen loops, Poisson, {len(loads[0].lengths)} requests of {mean[0]:.0f} + {mean[1]:.0f} tokens; P50/90/99 ms")
+    print(
+        f"\nopen loops, Poisson, {len(loads[0].lengths)} requests of {mean[0]:.0f} + {mean[1]:.0f} tokens; P50/90/99 ms"
+    )
     print(f"{'load':<22}{'':6}{'measured':>24}{'simulated':>24}{'closed form':>24}{'sim %':>18}")
 
 

@@ -35,12 +35,12 @@ def question(model: str = "Llama-3.1-70B", system: str = "h100_sxm", **changes: 
         ("gpt-oss-120b", "h100_sxm", Layout(tp=2)),
         ("DeepSeek-V3", "h200_sxm", Layout(tp=8, ep=8)),
         ("gemma-3-27b", "a100_sxm", Layout(tp=2)),
-        ("jamba-mini", "h200_sxm", Layout(tp=2)),
+        ("Jamba-v0.1", "h200_sxm", Layout(tp=2)),
         ("Llama-3.1-8B", "l4", Layout(tp=1)),
     ],
 )
 def test_the_blocks_are_those_of_the_memory_report(model: str, system: str, layout: Layout) -> None:
-    asked = question(model, system, layout=layout)
+    asked = question(model, system, layout=layout, max_sequences=256)
     limits = asked.limits()
     engine = EngineSettings(
         tp=layout.tp, pp=layout.pp, ep=layout.ep, max_num_batched_tokens=limits.budget_tokens,
@@ -62,10 +62,15 @@ def test_a_cache_of_known_size_is_taken_as_it_is() -> None:
     assert (asked.limits().budget_tokens, asked.limits().max_sequences) == (2048, 128)
 
 
+def test_where_memory_is_short_fewer_sequences_are_sampled() -> None:
+    """Kimi on four devices: vLLM's default of 1,024 sequences would take the room of most contexts."""
+    tight = {"model": "Kimi-K2.5", "system": "b200_sxm", "layout": Layout(tp=1, dp=4, ep=4), "kv_dtype": "fp8"}
+    fitted, default = question(**tight), question(**tight, max_sequences=1024)
+    assert fitted.limits().blocks > 1.5 * default.limits().blocks
+
+
 def test_experts_cut_over_all_ranks_weigh_as_much_as_whole_ones() -> None:
-    cut, whole = (
-        question("MiniMax-M2", "b200_sxm", layout=Layout(tp=1, dp=8, ep=ep)).limits().blocks for ep in (1, 8)
-    )
+    cut, whole = (question("MiniMax-M2", "b200_sxm", layout=Layout(tp=1, dp=8, ep=ep)).limits().blocks for ep in (1, 8))
     assert cut == pytest.approx(whole, rel=0.02)
 
 
