@@ -56,7 +56,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One load: `concurrency` clients, `requests` in all. Outputs are drawn evenly from `osl` down by `spread` of it."""
+    """One load: `concurrency` clients, `requests` in all. Outputs are drawn evenly, down from `osl` by `spread`."""
 
     isl: int
     osl: int

@@ -4,8 +4,8 @@
 
 `--python` is an interpreter of an environment of its own: `pip install aiconfigurator==0.12.0` (x86-64, 850 MB; not
 one of Ferry's dependencies). Without it the script says so and ends. Both get the lengths that were drawn, the format
-of the weights and the layout; AIConfigurator its own default version of vLLM's tables, and a batch per attention rank. Ferry's
-answers come from calibrations that never saw the row's model. AIConfigurator takes about a second for each row.
+of the weights and the layout; AIConfigurator its own default version of vLLM's tables, and a batch per attention rank.
+Ferry's answers come from calibrations that never saw the row's model. AIConfigurator takes about a second for each row.
 """
 
 from __future__ import annotations
