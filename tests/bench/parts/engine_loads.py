@@ -57,10 +57,14 @@ def draw_lengths(count: int, *, isl: float, osl: float, cv: float, longest: int,
 def loads_of(
     profile: Profile, costs: StepCosts, rules: EngineRules, lengths: Lengthwise, shares: Sequence[float], seed: int
 ) -> list[EngineLoad]:
-    """Rates at `shares` of what keeps every engine of the profile busy all the time."""
-    engines = profile.replicas * profile.dp
-    one_rps = float(mixed_engine(costs, rules, Lengths.from_sample(lengths), rate_rps=1.0).load)
-    return [EngineLoad(share, share * engines / one_rps, lengths, seed) for share in shares]
+    """Rates at `shares` of what keeps every engine of the profile busy all the time, or its places all taken."""
+    sample = Lengths.from_sample(lengths)
+    busy_rps = 1 / float(mixed_engine(costs, rules, sample, rate_rps=1.0).load)
+    rates = busy_rps * np.linspace(0.01, 1.0, 100)[:-1]
+    places = min(float(rules.max_num_seqs), float(rules.kv_tokens) / sample.mean_context_tokens)
+    served = rates[np.asarray(mixed_engine(costs, rules, sample, rate_rps=rates).batch) <= places]
+    full_rps = profile.replicas * profile.dp * float(served[-1] if len(served) else rates[0])
+    return [EngineLoad(share, share * full_rps, lengths, seed) for share in shares]
 
 
 def compare(
