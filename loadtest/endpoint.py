@@ -10,6 +10,7 @@ from loadtest.http.address import parse_base_url, tls_context
 from loadtest.types import LoadTestError, Target
 
 ANSWER_WITHIN_S = 10.0
+MODELS = "/v1/models"
 
 
 class Asker:
@@ -28,18 +29,21 @@ class Asker:
             else http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_WITHIN_S)
         )
 
-    def ask(self, method: str, path: str, question: Any = None) -> Any:
-        """The answer, parsed. Raises LoadTestError unless it is JSON with status 200."""
-        body = None if question is None else json.dumps(question)
+    def fetch(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer. Raises LoadTestError if nobody answers."""
         try:
             self._connection.request(method, f"{self._prefix}{path}", body=body, headers=self._headers)
             answer = self._connection.getresponse()
-            found = answer.read()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise LoadTestError(f"cannot reach {self.where}{path}: {error or type(error).__name__}") from error
-        if answer.status != 200:
-            raise LoadTestError(f"{self.where}{path} answered {answer.status}: {found[:200].decode(errors='replace')}")
+
+    def ask(self, method: str, path: str, question: Any = None) -> Any:
+        """The answer, parsed. Raises LoadTestError unless it is JSON with status 200."""
+        status, found = self.fetch(method, path, None if question is None else json.dumps(question))
+        if status != 200:
+            raise LoadTestError(f"{self.where}{path} answered {status}: {found[:200].decode(errors='replace')}")
         try:
             return json.loads(found)
         except ValueError as error:
@@ -53,9 +57,18 @@ def first_model(target: Target) -> str:
     """The first model that `/v1/models` names. Raises LoadTestError."""
     asker = Asker(target)
     try:
-        model: str = asker.ask("GET", "/v1/models")["data"][0]["id"]
+        model: str = asker.ask("GET", MODELS)["data"][0]["id"]
     except (LookupError, TypeError) as error:
-        raise LoadTestError(f"{asker.where}/v1/models names no model; give --model") from error
+        raise LoadTestError(f"{asker.where}{MODELS} names no model; give --model") from error
     finally:
         asker.close()
     return model
+
+
+def get(target: Target, path: str) -> tuple[int, bytes]:
+    """Status and body of one GET below the base URL. Raises LoadTestError if nobody answers."""
+    asker = Asker(target)
+    try:
+        return asker.fetch("GET", path)
+    finally:
+        asker.close()

@@ -14,8 +14,10 @@ from planner.files import (
     folder_weight_bytes,
     read_devices,
     read_json_object,
+    read_load_point,
     read_plan,
     read_prices,
+    read_profile,
     read_shape,
     read_slo,
     read_spot_markets,
@@ -35,9 +37,12 @@ from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
 from planner.perf.calibration import Calibration
 from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
+from planner.perf.profiled import calibrated_on, estimates_at
 from planner.perf.shipped import shipped_calibration
 from planner.plan import EnginePlan, Plan, PoolPlan, plan_from
 from planner.prices import Offer, Price, Prices, prices_from
+from planner.profile import Profile, ProfilePoint, point_of_load_report, profile_from
+from planner.profiled_costs import step_costs_of
 from planner.quantisation import Quantisation, quantisation
 from planner.rates import SPELLS, RateProfile, constant_rate, on_off, ramp, rate_file, spells, steps
 from planner.recorded import BadLine, RequestTrace, TraceRequest
@@ -114,6 +119,8 @@ __all__ = [
     "PoolPlan",
     "Price",
     "Prices",
+    "Profile",
+    "ProfilePoint",
     "PublicModel",
     "Quantisation",
     "RateProfile",
@@ -135,6 +142,7 @@ __all__ = [
     "Trace",
     "TraceRequest",
     "Workload",
+    "calibrated_on",
     "cheapest_mix",
     "constant_rate",
     "context_lengths",
@@ -144,6 +152,7 @@ __all__ = [
     "dtype_bytes",
     "estimate",
     "estimate_rows",
+    "estimates_at",
     "folder_weight_bytes",
     "gpu_memory_report",
     "guess_trace_format",
@@ -154,15 +163,19 @@ __all__ = [
     "on_off",
     "plan_app",
     "plan_from",
+    "point_of_load_report",
     "prices_from",
+    "profile_from",
     "public_models",
     "quantisation",
     "ramp",
     "rate_file",
     "read_devices",
     "read_json_object",
+    "read_load_point",
     "read_plan",
     "read_prices",
+    "read_profile",
     "read_shape",
     "read_slo",
     "read_spot_markets",
@@ -180,6 +193,7 @@ __all__ = [
     "spells",
     "spot_markets_from",
     "spot_needed",
+    "step_costs_of",
     "steps",
     "traffic_under",
     "up_probabilities",

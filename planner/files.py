@@ -19,6 +19,7 @@ from planner.documents import validated
 from planner.models import ModelShape
 from planner.plan import Plan, plan_from
 from planner.prices import Prices, prices_from
+from planner.profile import LOAD_REPORT, Profile, ProfilePoint, point_of_load_report, profile_from
 from planner.slo import Slo, slo_from
 from planner.spot import SpotMarkets, spot_markets_from
 from planner.traces import Recording, recording_from
@@ -106,6 +107,20 @@ def read_devices(own: Path | None = None) -> Devices:
 def device(name: str) -> Device:
     """A device of the built-in catalogue, by name, alias or `name:fraction`. Raises PlannerError."""
     return read_devices().device(name)
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile at `path`, YAML or JSON. Raises PlannerError."""
+    data = read_yaml_object(path)
+    if data.get("format") == LOAD_REPORT:
+        remedy = "give a profile, and load reports as further points of it (read_load_point)"
+        raise PlannerError(str(path), "format", LOAD_REPORT, "a load report does not say what served the load", remedy)
+    return profile_from(data, file=str(path))
+
+
+def read_load_point(path: Path, *, spread: float = 0.0) -> ProfilePoint:
+    """The point that a report of `ferry load run` measured. Raises PlannerError; see `point_of_load_report`."""
+    return point_of_load_report(read_json_object(path), file=str(path), spread=spread)
 
 
 def read_slo(path: Path) -> Slo:

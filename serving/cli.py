@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from loadtest.cli import load_app
+from loadtest.cli_profile import profile
 from planner import plan_app, simulate_command
 from serving import detach, run_state, talk
 from serving.lifecycle import Launch, running, stop, wait_for_signal
@@ -26,6 +27,7 @@ app.add_typer(model_app, name="model", help="Fetch models and list them.")
 app.add_typer(plan_app, name="plan")
 app.command("simulate")(simulate_command)
 app.add_typer(load_app, name="load")
+app.command("profile")(profile)
 console = Console()
 
 QUESTION = "What is the capital of France?"

@@ -10,13 +10,8 @@ from planner.devices import Device
 from planner.length_views import request_lengths, running_contexts
 from planner.models import ModelShape
 from planner.perf.calibration import Calibration
-from planner.perf.question import (
-    LARGE_BUDGET,
-    LARGE_DEVICE_BYTES,
-    LARGE_SEQUENCES,
-    SMALL_BUDGET,
-    SMALL_SEQUENCES,
-)
+from planner.perf.limits import default_budget_tokens, default_sequences
+from planner.perf.work import Layout
 from planner.prices import Prices
 from planner.queueing import EngineRules
 from planner.search.forms import all_forms
@@ -55,9 +50,9 @@ class Deployment:
 
     def pool(self, slo: Slo, workload: Workload, sample: Sample, calibration: Calibration, prices: Prices) -> Pool:
         """The engines under the sample's lengths. Raises PlannerError if they cannot run it."""
-        large = self.device.memory_bytes >= LARGE_DEVICE_BYTES
-        budget = self.max_num_batched_tokens or (LARGE_BUDGET if large else SMALL_BUDGET)
-        seqs = self.max_num_seqs or min(budget, LARGE_SEQUENCES if large else SMALL_SEQUENCES)
+        layout = Layout(tp=self.tp, pp=self.pp, ep=self.ep)
+        budget = self.max_num_batched_tokens or default_budget_tokens(self.device, layout)
+        seqs = self.max_num_seqs or min(budget, default_sequences(self.device, layout))
         space = Space(
             tensor_degrees=(self.tp,), pipeline_degrees=(self.pp,), expert_parallel=self.ep > 1, quants=(self.quant,),
             kv_dtypes=(self.kv_dtype,), budgets_tokens=(budget,), max_num_seqs=(seqs,),
