@@ -49,6 +49,7 @@ from planner.search import (
     Skipped,
     Space,
     SpotTerms,
+    plan_for,
 )
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
 from planner.spot import (
@@ -135,6 +136,7 @@ __all__ = [
     "kv_layout",
     "memory_report",
     "mix_of",
+    "plan_for",
     "plan_from",
     "prices_from",
     "public_models",
