@@ -58,6 +58,7 @@ from planner.search import (
     Skipped,
     Space,
     SpotTerms,
+    plan_for,
 )
 from planner.servegen import servegen as servegen_trace
 from planner.slo import Latency, Slo, SloClass, Target, slo_from
@@ -162,6 +163,7 @@ __all__ = [
     "mix_of",
     "on_off",
     "plan_app",
+    "plan_for",
     "plan_from",
     "point_of_load_report",
     "prices_from",

@@ -4,6 +4,7 @@
 """
 
 from planner.search.answers import Answer, Candidate, Change, Infeasible, Nearest, NearestSlo, Point, Skipped
+from planner.search.plan_for import plan_for
 from planner.search.question import PlanQuestion, Space, SpotTerms
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Skipped",
     "Space",
     "SpotTerms",
+    "plan_for",
 ]

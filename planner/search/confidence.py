@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from planner.perf.calibration import Sigma
 from planner.queueing import StepCosts
 from planner.queueing.costs import Floats
+from planner.search.designs import rows_of_costs
 from planner.search.fleets import Fleet, Pool
 from planner.search.promises import (
     EstimateAt,
@@ -31,6 +32,9 @@ from planner.search.traffic import Traffic
 # Equally likely errors: the middles of so many slices of a normal law, for decode steps and for prompts.
 DECODE_POINTS, PROMPT_POINTS = 15, 7
 ROUNDING = 1e-9
+PARTS = {"prefill": of_prefill, "decode": of_decode}
+
+Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,16 @@ def _rates(pool: Pool, traffic: Traffic, decode: Floats, prompt: Floats) -> npt.
         overhead_s=costs.overhead_s * prompt,
     )
     scv = 1 + (traffic.arrival_scv - 1) / pool.replicas
-    at: EstimateAt
-    if designs.role == "mixed":
-        at, part = mixed_at(slower, rules, traffic, scv), None
-    elif designs.role == "prefill":
-        at, part = prefill_at(slower, rules, traffic, scv), of_prefill
-    else:
-        transfer_s = designs.transfer_s[row] + designs.transfer_token_s[row] * traffic.lengths.prompt_tokens.mean()
-        at, part = decode_at(slower, rules, traffic, scv, float(transfer_s)), of_decode
-    return highest_rate_rps(at, promises_of(traffic, part)) * float(designs.ranks[row])
+    transfer_s = float(designs.transfer_s[row] + designs.transfer_token_s[row] * traffic.lengths.prompt_tokens.mean())
+
+    def at(chosen: Index) -> EstimateAt:
+        lines = rows_of_costs(slower, chosen)
+        if designs.role == "mixed":
+            return mixed_at(lines, rules, traffic, scv)
+        if designs.role == "prefill":
+            return prefill_at(lines, rules, traffic, scv)
+        return decode_at(lines, rules, traffic, scv, transfer_s)
+
+    # Every point is a group of its own: all rates are wanted.
+    promises = promises_of(traffic, PARTS.get(designs.role))
+    return highest_rate_rps(at, promises, np.arange(len(decode))) * float(designs.ranks[row])

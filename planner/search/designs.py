@@ -12,6 +12,7 @@ from planner.queueing import EngineRules, StepCosts
 from planner.queueing.costs import Floats
 from planner.search.memory import Fit
 from planner.search.promises import (
+    EstimateAt,
     decode_at,
     highest_rate_rps,
     mixed_at,
@@ -51,15 +52,15 @@ class Designs:
     def __len__(self) -> int:
         return len(self.pair)
 
-    def rules(self, row: int | None = None) -> EngineRules:
-        """vLLM's limits; of one design or of all."""
-        rules = EngineRules(
-            max_num_batched_tokens=self.budget,
-            max_num_seqs=self.seqs,
-            kv_blocks=np.maximum(1.0, np.floor(self.kv_tokens / BLOCK_TOKENS)),
+    def rules(self, rows: int | Index) -> EngineRules:
+        """vLLM's limits of one design, as numbers, or of several, as arrays."""
+        several = EngineRules(
+            max_num_batched_tokens=np.atleast_1d(self.budget[rows]),
+            max_num_seqs=np.atleast_1d(self.seqs[rows]),
+            kv_blocks=np.maximum(1.0, np.floor(np.atleast_1d(self.kv_tokens[rows]) / BLOCK_TOKENS)),
             block_size_tokens=BLOCK_TOKENS,
         )
-        return rules if row is None else rules.row(row)
+        return several.row(0) if isinstance(rows, int) else several
 
     def best_of_pairs(self) -> Index:
         """The row of each pair with the highest rate; of equal ones the smallest limits. Pairs of rate 0 are left out.
@@ -80,8 +81,12 @@ def mixed_designs(machines: Machines, fit: Fit, space: Space, traffic: Traffic) 
     rows = machines.take(pair)
     costs = mixed_costs(rows, decode, seqs, budgets, traffic.lengths)
     found = _designs("mixed", rows, fit, (pair, budget_at, seqs_at), budgets, seqs, costs)
-    at = mixed_at(costs, found.rules(), traffic, _thinned(found, traffic))
-    return _rated(found, highest_rate_rps(at, promises_of(traffic)))
+    scv = _thinned(found, traffic)
+
+    def at(chosen: Index) -> EstimateAt:
+        return mixed_at(rows_of_costs(costs, chosen), found.rules(chosen), traffic, scv[chosen])
+
+    return _rated(found, highest_rate_rps(at, promises_of(traffic), pair))
 
 
 def decode_designs(machines: Machines, fit: Fit, space: Space, traffic: Traffic) -> Designs:
@@ -94,8 +99,13 @@ def decode_designs(machines: Machines, fit: Fit, space: Space, traffic: Traffic)
     found = _designs("decode", machines.take(pair), fit, (pair, budget_at, seqs_at), budgets, seqs, costs)
     prompt = float(traffic.lengths.prompt_tokens.mean())
     transfer_s = found.transfer_s + found.transfer_token_s * prompt
-    at = decode_at(costs, found.rules(), traffic, _thinned(found, traffic), transfer_s)
-    return _rated(found, highest_rate_rps(at, promises_of(traffic, of_decode)))
+    scv = _thinned(found, traffic)
+
+    def at(chosen: Index) -> EstimateAt:
+        lines, rules = rows_of_costs(costs, chosen), found.rules(chosen)
+        return decode_at(lines, rules, traffic, scv[chosen], transfer_s[chosen])
+
+    return _rated(found, highest_rate_rps(at, promises_of(traffic, of_decode), pair))
 
 
 def prefill_designs(machines: Machines, fit: Fit, space: Space, traffic: Traffic) -> Designs:
@@ -107,8 +117,12 @@ def prefill_designs(machines: Machines, fit: Fit, space: Space, traffic: Traffic
     rows = machines.take(pair)
     costs = prefill_costs(rows, budgets, traffic.lengths)
     found = _designs("prefill", rows, fit, (pair, budget_at, seqs_at), budgets, seqs, costs)
-    at = prefill_at(costs, found.rules(), traffic, _thinned(found, traffic))
-    return _rated(found, highest_rate_rps(at, promises_of(traffic, of_prefill)))
+    scv = _thinned(found, traffic)
+
+    def at(chosen: Index) -> EstimateAt:
+        return prefill_at(rows_of_costs(costs, chosen), found.rules(chosen), traffic, scv[chosen])
+
+    return _rated(found, highest_rate_rps(at, promises_of(traffic, of_prefill), pair))
 
 
 def _decode_rows(machines: Machines, space: Space, pair: Index, seqs_at: Index, traffic: Traffic) -> StepCosts:

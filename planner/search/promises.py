@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from planner.queueing import EngineRules, Lengths, Metric, Routing, StepCosts, decode_engine, mixed_engine, prefill_pool
 from planner.queueing.costs import Bools, Floats, Number
@@ -18,6 +19,10 @@ from planner.search.traffic import ClassTraffic, Promise, Traffic
 # Of a promised E2E time, what a prefill pool may take where no TTFT is promised.
 PREFILL_SHARE = 0.3
 HALVINGS = 9
+CULL_EACH = 2  # halvings
+
+
+Index = npt.NDArray[np.intp]
 
 
 class Estimate(Protocol):
@@ -121,18 +126,26 @@ def keeps(estimate_at: EstimateAt, promises: Promises, rate_rps: Number) -> Bool
     return met
 
 
-def highest_rate_rps(estimate_at: EstimateAt, promises: Promises) -> Floats:
+def highest_rate_rps(at: Callable[[Index], EstimateAt], promises: Promises, groups: Index) -> Floats:
     """The highest rate of each configuration that keeps every promise; 0 where none does. Requests per second.
 
-    Load is linear in the rate, so one request per second tells the rate at full load; halving below it finds the
-    rest, to 2^-9 of it.
+    `at` gives the estimates of chosen rows. Load is linear in the rate, so one request per second tells the rate at
+    full load; halving below it finds the rest, to 2^-9 of it. Rows that cannot be the best of their group any more
+    are left where they are: their rate is then only known to be at least what is answered, and below the best.
     """
-    load = np.atleast_1d(np.asarray(estimate_at(1.0, None).load, dtype=float))
-    low, high = np.zeros_like(load), 1 / np.maximum(load, 1e-12)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
+    rows = np.arange(len(groups))
+    load = np.asarray(at(rows)(1.0, None).load, dtype=float)
+    low, high = np.zeros(len(groups)), 1 / np.maximum(np.broadcast_to(load, groups.shape), 1e-12)
+    estimate_at = at(rows)
+    for halving in range(HALVINGS):
+        middle = (low[rows] + high[rows]) / 2
         met = keeps(estimate_at, promises, middle)
-        low, high = np.where(met, middle, low), np.where(met, high, middle)
+        low[rows], high[rows] = np.where(met, middle, low[rows]), np.where(met, high[rows], middle)
+        if halving % CULL_EACH == CULL_EACH - 1:
+            best = np.zeros(int(groups.max(initial=0)) + 1)
+            np.maximum.at(best, groups, low)
+            rows = rows[high[rows] > best[groups[rows]]]
+            estimate_at = at(rows)
     return low
 
 

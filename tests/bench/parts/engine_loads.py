@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.jobs import body, open_loop, words
+from loadtest.jobs import body, open_loop
 from loadtest.runner import run
 from loadtest.spec import RunSpec
+from loadtest.texts import Segment, text_of
 from loadtest.types import Limits, LoadTestError, Record, Target
 from planner import Profile
 from planner.queueing import EngineRules, Lengths, Metric, StepCosts, mixed_engine
@@ -78,7 +79,7 @@ def compare(
     due_s = draw_arrivals(count, rate_rps=load.rate_rps, seed=load.seed)
     rng = np.random.default_rng([load.seed, 4])
     bodies = (
-        body(target.endpoint, model, words(int(isl), rng), int(osl), {"ignore_eos": True}, stream=True)
+        body(target.endpoint, model, _prompt(int(isl), rng), int(osl), {"ignore_eos": True}, stream=True)
         for isl, osl in load.lengths
     )
     records = run(RunSpec(target, open_loop(bodies, due_s.tolist()), Limits())).records
@@ -104,6 +105,11 @@ def compare(
         if bool(estimate.fits)
         else None,
     )
+
+
+def _prompt(words: int, rng: np.random.Generator) -> str:
+    """One that no other request begins with."""
+    return text_of([Segment(int(rng.integers(2**63)), words)])
 
 
 def _measured_ms(records: Sequence[Record], metric: Metric) -> tuple[float, ...]:
