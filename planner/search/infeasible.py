@@ -110,6 +110,8 @@ def _broken_alone(found: Found) -> Counter[Constraint]:
         for row in first[:: max(1, len(pairs) // 16)]:
             at = estimate_at(designs, int(row), found.traffic, 1.0)
             load = float(np.max(at(1.0, None).load))
+            if not load:  # answers of one token give a decode pool nothing to do
+                continue
             what = breaking(at, designs.role, found.traffic, TINY_RATE_SHARE / load).what
             broken["throughput" if what in ("throughput", "max_num_seqs", "kv_cache") else what] += 1  # type: ignore[index]
     return broken

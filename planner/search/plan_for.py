@@ -10,6 +10,7 @@ from planner.search.changes import changes
 from planner.search.closed import Found, prepare, search, with_shares
 from planner.search.confidence import Doubt, doubt
 from planner.search.fleets import Fleet, shortlist
+from planner.search.highest import rates_to_confirm
 from planner.search.infeasible import infeasible
 from planner.search.question import PlanQuestion
 from planner.search.spot_terms import Staffing, on_demand_only, staffing
@@ -26,6 +27,17 @@ MOST_POINTS = 300
 def plan_for(question: PlanQuestion) -> Answer | Infeasible:
     """The plans that hold the promise, or why there is none. Raises PlannerError for a question that makes no sense."""
     traffic = Traffic.under(question.slo, question.workload)
+    if not question.maximise_rate:
+        return _plan_at(question, traffic)
+    prepared = prepare(question, traffic)
+    for at_rate in rates_to_confirm(prepared, traffic, lambda fleet: _within(question, fleet)):
+        answer = _plan_at(question, at_rate)
+        if isinstance(answer, Answer):
+            return answer
+    return _plan_at(question, traffic)
+
+
+def _plan_at(question: PlanQuestion, traffic: Traffic) -> Answer | Infeasible:
     found = _search(question, traffic)
     allowed = [fleet for fleet in found.fleets if _within(question, fleet)]
     if not allowed:

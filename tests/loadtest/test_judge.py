@@ -83,7 +83,7 @@ FAST, SLOW = Slo(ttft_ms=200, attainment=0.9), Slo(ttft_ms=2000, attainment=0.9,
 )
 def test_every_class_is_held_to_its_own_slo(chat_ms: float, batch_ms: float, verdict: Verdict) -> None:
     some = [*records([chat_ms] * 60, "chat"), *records([batch_ms] * 40, "batch")]
-    made = result([record([100.0])], Slo(), records=tuple(later(one) for one in some))
+    made = replace(result([record([100.0])], Slo()), records=tuple(later(one) for one in some))
     made = replace(made, spec=replace(made.spec, class_slos={"chat": FAST, "batch": SLOW}))
     report = build(made)
     assert report.verdict is verdict and report.judged.keys() == {"chat", "batch"}
