@@ -40,8 +40,9 @@ class BlockSums:
         """
         blocks = [block_id * self._blocks_per_id + n for block_id in block_ids for n in range(self._blocks_per_id)]
         full, tail_tokens = divmod(num_tokens, self.block_size_tokens)
-        count = full + (tail_tokens > 0)
-        if not 0 <= count <= len(blocks) or not all(0 <= block < self._num_blocks for block in blocks):
+        if not 0 <= num_tokens <= len(blocks) * self.block_size_tokens or not all(
+            0 <= block < self._num_blocks for block in blocks
+        ):
             raise ValueError(f"no {num_tokens} tokens in blocks {block_ids} of {self._num_blocks}")
         with self._beside():
             parts = [self._parts(layer, blocks[:full]) for layer in self._layers]

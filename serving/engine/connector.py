@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vllm import envs
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole, KVConnectorTransferResults
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlBaseConnector, NixlPullConnector
-from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata, NixlHandshakePayload
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_scheduler import NixlPullConnectorScheduler
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPullConnectorWorker
 from vllm.utils.math_utils import cdiv
@@ -167,8 +167,8 @@ class ContextWorker(NixlPullConnectorWorker):
         sums = BlockSums(caches, blocks_per_id=blocks_per_id).of
         self._lent = LentSums(sums, envs.VLLM_NIXL_SIDE_CHANNEL_HOST)
         self._checks = PullChecks(sums, rank=self.tp_rank, blocks_per_id=blocks_per_id, ask=ask)
-        assert self.xfer_handshake_metadata is not None
-        self.xfer_handshake_metadata = Handshake(**vars(self.xfer_handshake_metadata), sums_address=self._lent.address)
+        told: NixlHandshakePayload = self.xfer_handshake_metadata
+        self.xfer_handshake_metadata: NixlHandshakePayload = Handshake(**vars(told), sums_address=self._lent.address)
 
     def start_load_kv(self, metadata: NixlConnectorMetadata) -> None:
         if self._checks is not None and isinstance(metadata, PullsToCheck):

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import msgspec
 import zmq
+
+from serving.clock import Clock, SystemClock
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ _encoder = msgspec.msgpack.Encoder()
 class LentSums:
     """A worker's thread that sums what is lent and answers those who ask. `close` ends it."""
 
-    def __init__(self, sums: Sums, host: str):
-        self._sums = sums
+    def __init__(self, sums: Sums, host: str, clock: Clock | None = None):
+        self._sums, self._clock = sums, clock or SystemClock()
         self._known: dict[str, tuple[float, list[int]]] = {}
-        self._waiting: dict[str, list[bytes]] = defaultdict(list)
+        self._waiting: list[tuple[float, str, bytes]] = []
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -78,22 +78,24 @@ class LentSums:
         if isinstance(message, Lend):
             self._forget_old()
             sums = self._sums(message.block_ids, message.num_tokens)
-            self._known[name] = time.monotonic(), sums
-            for waiting in self._waiting.pop(name, ()):
-                self._answer(waiting, sums)
+            self._known[name] = self._clock.now_s(), sums
+            for _, asked, waiting in self._waiting:
+                if asked == name:
+                    self._answer(waiting, sums)
+            self._waiting = [one for one in self._waiting if one[1] != name]
         elif name in self._known:
             self._answer(peer, self._known[name][1])
         else:
-            self._waiting[name].append(peer)
+            self._waiting.append((self._clock.now_s(), name, peer))
 
     def _answer(self, peer: bytes, sums: list[int]) -> None:
         self._socket.send_multipart([peer, _encoder.encode(sums)])
 
     def _forget_old(self) -> None:
-        oldest_s = time.monotonic() - KEPT_S
-        self._known = {name: known for name, known in self._known.items() if known[0] >= oldest_s}
-        if len(self._waiting) > len(self._known):  # they asked for what was never lent, and wait no more
-            self._waiting.clear()
+        now_s = self._clock.now_s()
+        self._known = {name: known for name, known in self._known.items() if known[0] >= now_s - KEPT_S}
+        # Older ones asked for what was never lent, and have given up.
+        self._waiting = [one for one in self._waiting if one[0] >= now_s - ANSWER_TIMEOUT_S]
 
     def close(self) -> None:
         self._closing.set()

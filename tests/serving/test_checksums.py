@@ -108,7 +108,7 @@ def test_layouts_that_put_layers_side_by_side_have_the_same_sums() -> None:
 def test_blocks_that_are_not_there_are_refused() -> None:
     sums = BlockSums(caches(32))
     for blocks, tokens in (([BLOCKS], 32), ([-1], 32), ([0], 33), ([0], -1)):
-        with pytest.raises(ValueError, match="no -?[0-9]+ tokens in blocks"):
+        with pytest.raises(ValueError, match=r"no -?[0-9]+ tokens in blocks"):
             sums.of(blocks, tokens)
     assert sums.of([], 0) == [] and sums.of([3], 0) == []
 
