@@ -77,15 +77,15 @@ class EngineReplica:
         if not hasattr(self, "_host"):
             return
         self._announcing.cancel()
-        await self._tell_controller("drain")
+        await self._tell_controller("drain", DRAIN_TIMEOUT_S)
         if not await self._host.drained(DRAIN_TIMEOUT_S):
             logger.warning("legs are left after %.0f s of draining", DRAIN_TIMEOUT_S)
         await self._tell_controller("leave")
         await self._host.close()
 
-    async def _tell_controller(self, what: str) -> None:
+    async def _tell_controller(self, what: str, *details: float) -> None:
         try:
-            await getattr(self._controller, what).remote(self._replica.replica_id)
+            await getattr(self._controller, what).remote(self._replica.replica_id, *details)
         except Exception:  # it may be gone already when everything stops; the gateways see the engine go anyway
             logger.exception("telling the controller to %s failed", what)
 
