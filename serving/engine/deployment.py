@@ -23,6 +23,8 @@ logger = logging.getLogger("ray.serve")
 
 ANNOUNCE_INTERVAL_S = 2.0
 DRAIN_TIMEOUT_S = 30.0
+TELL_TIMEOUT_S = 3.0
+"""When everything stops, the controller may be gone: Ray would wait for another one."""
 # vLLM's exceptions that only point at another one.
 WRAPPERS = ("initialization failed", "See stack trace", "See root cause")
 
@@ -85,8 +87,9 @@ class EngineReplica:
 
     async def _tell_controller(self, what: str, *details: float) -> None:
         try:
-            await getattr(self._controller, what).remote(self._replica.replica_id, *details)
-        except Exception:  # it may be gone already when everything stops; the gateways see the engine go anyway
+            call = getattr(self._controller, what).remote(self._replica.replica_id, *details)
+            await asyncio.wait_for(call, TELL_TIMEOUT_S)
+        except Exception:  # whatever Ray raises for a controller that is gone; the gateways see the engine go anyway
             logger.exception("telling the controller to %s failed", what)
 
 
