@@ -35,6 +35,7 @@ from planner.kv_blocks import KvCapacity, KvLayout, kv_layout
 from planner.library import PublicModel, public_models, shape_of_model
 from planner.memory import MemoryReport, memory_report
 from planner.models import Experts, Layer, Mla, ModelShape, State
+from planner.online import Attained, Observed, PoolObserved, PoolReplan, Replan, ReplanLimits, replan
 from planner.perf.calibration import Calibration
 from planner.perf.estimate import Estimate, Percentiles, estimate, estimate_rows
 from planner.perf.profiled import calibrated_on, estimates_at
@@ -83,6 +84,7 @@ __all__ = [
     "SPELLS",
     "TRACE_FORMATS",
     "Answer",
+    "Attained",
     "BadLine",
     "Calibration",
     "Candidate",
@@ -111,13 +113,16 @@ __all__ = [
     "Nearest",
     "NearestSlo",
     "Notice",
+    "Observed",
     "Offer",
     "Percentiles",
     "Plan",
     "PlanQuestion",
     "PlannerError",
     "Point",
+    "PoolObserved",
     "PoolPlan",
+    "PoolReplan",
     "Price",
     "Prices",
     "Profile",
@@ -126,6 +131,8 @@ __all__ = [
     "Quantisation",
     "RateProfile",
     "Recording",
+    "Replan",
+    "ReplanLimits",
     "RequestTrace",
     "Sample",
     "Skipped",
@@ -185,6 +192,7 @@ __all__ = [
     "read_workload",
     "read_yaml_object",
     "recording_from",
+    "replan",
     "request_trace",
     "servegen_trace",
     "shape_from_config",

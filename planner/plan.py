@@ -205,6 +205,17 @@ class PoolPlan(Document):
         )
 
 
+class TransferPlan(Document):
+    """KV of a prompt on its way from a prefill to a decode engine, while the client has its first token: it delays the
+    second. `bytes_per_token` over all devices of a replica; `start_s` of each transfer, `token_s` of each prompt token;
+    `mean_ms` for a prompt of the mean length."""
+
+    bytes_per_token: PositiveFloat
+    start_s: NonNegativeFloat
+    token_s: NonNegativeFloat
+    mean_ms: NonNegativeFloat
+
+
 class LengthSummary(Document):
     """Tokens; `cv` = standard deviation / mean."""
 
@@ -231,6 +242,7 @@ class Plan(Document):
     slo: Slo
     traffic: TrafficPlan
     pools: Annotated[dict[str, PoolPlan], Field(min_length=1)]
+    transfer: TransferPlan | None = None  # where pools are apart
     cost: Cost
     prediction: Prediction
     why: Row[str] = ()  # the limits that bind, phase by phase, in words

@@ -206,7 +206,13 @@ def _fleet(planned: Plan) -> Fleet:
     if len(by_role) == len(planned.pools) == 1 and "mixed" in by_role:
         return MixedFleet(pool=by_role["mixed"])
     if len(by_role) == len(planned.pools) and set(by_role) == {"prefill", "decode"}:
-        return SplitFleet(prefill=by_role["prefill"], decode=by_role["decode"])
+        sent = planned.transfer
+        return SplitFleet(
+            prefill=by_role["prefill"],
+            decode=by_role["decode"],
+            transfer_s=sent.start_s if sent else 0.0,
+            transfer_token_s=sent.token_s if sent else 0.0,
+        )
     roles = ", ".join(pool.role for pool in planned.pools.values())
     remedy = "keep one mixed pool, or one of prefill and one of decode"
     raise PlannerError("plan.yaml", "pools", roles, "no fleet that can be simulated", remedy)

@@ -16,6 +16,7 @@ from planner.plan import (
     PoolPlan,
     Prediction,
     TrafficPlan,
+    TransferPlan,
 )
 from planner.queueing.costs import Floats
 from planner.search.binding import binding, time_text
@@ -74,11 +75,16 @@ def write(chosen: Chosen, prepared: Prepared, traffic: Traffic) -> Plan:
         f"{pool.designs.role}: {pools[pool.designs.role].limit}; {time_text(prepared.machines, pool, traffic)}"
         for pool in fleet.pools
     ]
+    if fleet.disaggregated:
+        sent = _transfer(fleet, traffic)
+        gb = 1e-9 * sent.bytes_per_token * float(traffic.lengths.prompt_tokens.mean())
+        why.append(f"KV from prefill to decode: {gb:.2f} GB of a mean prompt in {sent.mean_ms:.1f} ms")
     return Plan(
         model=prepared.question.model,
         slo=traffic.slo,
         traffic=_traffic_plan(traffic),
         pools=pools,
+        transfer=_transfer(fleet, traffic) if fleet.disaggregated else None,
         cost=_sum([staffed.cost for staffed in chosen.staffing]),
         prediction=Prediction(
             method="simulated",
@@ -137,6 +143,18 @@ def _pool_plan(pool: Pool, staffed: Staffing, prepared: Prepared, traffic: Traff
         ),
         cost=staffed.cost,
         spot_terms=staffed.terms,
+    )
+
+
+def _transfer(fleet: Fleet, traffic: Traffic) -> TransferPlan:
+    """As the decode pool's closed form and the simulation count it."""
+    designs, row = fleet.pools[-1].designs, fleet.pools[-1].row
+    start_s, token_s = float(designs.transfer_s[row]), float(designs.transfer_token_s[row])
+    return TransferPlan(
+        bytes_per_token=float(designs.kv_token_bytes[row]),
+        start_s=start_s,
+        token_s=token_s,
+        mean_ms=1e3 * (start_s + token_s * float(traffic.lengths.prompt_tokens.mean())),
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from planner import PlannerError, plan_from, read_plan, write_plan
+from planner.plan import TransferPlan
+from tests.planner.command import ferry, tree_of
 from tests.planner.plans import plan, pool
 
 
@@ -53,3 +55,16 @@ def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, object], ke
 def test_a_plan_of_another_version_is_refused() -> None:
     with pytest.raises(PlannerError, match="plan_version"):
         plan_from(plan().document() | {"plan_version": 2})
+
+
+def test_the_transfer_between_pools_is_read_back_and_simulated(tmp_path: Path) -> None:
+    sent = TransferPlan(bytes_per_token=131_072.0, start_s=2.0, token_s=0.0, mean_ms=2_000.0)
+    apart = plan(pool("prefill"), pool("decode"))
+    slow = apart.model_copy(update={"transfer": sent})
+    finished = []
+    for made in (apart, slow):
+        write_plan(made, tmp_path / "plan.yaml")
+        assert read_plan(tmp_path / "plan.yaml") == made
+        told = ferry("simulate", "--plan", str(tmp_path / "plan.yaml"), "--requests", "1000", "--json")
+        finished.append(tree_of(told)["latencies"]["e2e"]["p50_ms"])
+    assert finished[1] > finished[0] + 1_500, "each request waits for its KV"
