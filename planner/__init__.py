@@ -78,6 +78,7 @@ from planner.spot import (
 from planner.trace_formats import TRACE_FORMATS, guess_trace_format, request_trace
 from planner.traces import Recording, recording_from
 from planner.types import PlannerError, dtype_bytes
+from planner.validated_plan import profile_of_results
 from planner.workload import Sample, Stream, Trace, Workload, traffic_under, workload_from
 
 __all__ = [
@@ -175,6 +176,7 @@ __all__ = [
     "point_of_load_report",
     "prices_from",
     "profile_from",
+    "profile_of_results",
     "public_models",
     "quantisation",
     "ramp",

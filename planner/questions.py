@@ -25,7 +25,7 @@ from planner.files import (
 )
 from planner.lengths import Count
 from planner.library import shape_of_model
-from planner.perf.shipped import read_calibration, shipped_calibration
+from planner.perf.given import calibration_given
 from planner.prices import Prices
 from planner.search.question import SAFE_PROBABILITY, SPOT_EPSILON, PlanQuestion, Space, SpotTerms
 from planner.slo import Slo, slo_from
@@ -139,7 +139,7 @@ def question_of(asked: QuestionFile, folder: Path) -> PlanQuestion:
         workload=workload,
         devices=_chosen(read_devices(_path(folder, asked.devices)), asked.system, prices),
         prices=prices,
-        calibration=read_calibration(calibration) if calibration else shipped_calibration(),
+        calibration=calibration_given(calibration),
         space=Space(
             quants=tuple(None if word == "none" else word for word in asked.quant),
             kv_dtypes=asked.kv_cache_dtype,

@@ -16,7 +16,7 @@ from planner.cli.errors import INFEASIBLE, errors_as_exit_codes
 from planner.files import read_devices, read_table, write_text
 from planner.perf.calibration import Calibration
 from planner.perf.estimate import WRITTEN, estimate, estimate_rows
-from planner.perf.shipped import read_calibration, shipped_calibration
+from planner.perf.given import calibration_given
 from planner.perf.work import Layout
 from planner.report.estimate import estimate_lines, estimate_table, estimate_tree, servable
 from planner.report.values import print_lines
@@ -52,7 +52,7 @@ def estimate_command(
 ) -> None:
     """Predict TTFT and TPOT of one deployment under one load, or of every row of --rows. Exit code 3: overloaded."""
     with errors_as_exit_codes():
-        learnt = read_calibration(calibration) if calibration else shipped_calibration()
+        learnt = calibration_given(calibration)
         if rows is not None:
             _estimate_table(rows, out, learnt, own_devices=devices, as_json=as_json)
             return

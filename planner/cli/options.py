@@ -79,7 +79,12 @@ Utilization = Annotated[
 BlockSize = Annotated[int, typer.Option(min=1, help="Tokens in a KV block.", rich_help_panel=ENGINE)]
 CalibrationFile = Annotated[
     Path | None,
-    typer.Option("--calibration", help="What was measured.", show_default="the shipped one", rich_help_panel=ENGINE),
+    typer.Option(
+        "--calibration",
+        help="What was measured: a calibration, a profile or results.json.",
+        show_default="the shipped one",
+        rich_help_panel=ENGINE,
+    ),
 ]
 
 Isl = Annotated[int, typer.Option("--isl", min=1, help="Prompt tokens, on average.", rich_help_panel=LENGTHS)]

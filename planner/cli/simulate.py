@@ -18,8 +18,8 @@ from planner.cli.errors import INFEASIBLE, errors_as_exit_codes
 from planner.files import read_devices, read_plan, read_prices, read_slo, read_workload
 from planner.length_views import cached_tokens
 from planner.library import shape_of_model
+from planner.perf.given import calibration_given
 from planner.perf.rows import kv_dtype
-from planner.perf.shipped import read_calibration, shipped_calibration
 from planner.perf.work import storage
 from planner.plan import Plan, PoolPlan
 from planner.report.answers import pools_text
@@ -96,7 +96,7 @@ def simulate_command(
                 max_num_batched_tokens,
                 max_num_seqs,
             )
-            learnt = read_calibration(calibration) if calibration else shipped_calibration()
+            learnt = calibration_given(calibration)
             terms = promised or slo_from(UNPROMISED, file="settings")
             pool = asked.pool(terms, traffic, sample, learnt, read_prices())
             run = Run(f"{asked.model} on {asked.text}", MixedFleet(pool=pool), sample, callers)

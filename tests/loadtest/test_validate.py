@@ -20,7 +20,7 @@ from loadtest.types import LoadTestError
 from loadtest.validate.load import burstiness_of, load_of
 from loadtest.validate.prediction import Predicted, class_of, of_model, of_plan
 from loadtest.validate.results import FORMAT, point_of, verdict_of
-from planner import Plan, slo_from
+from planner import Plan, profile_of_results, slo_from
 from tests.loadtest.conftest import QUICK
 from tests.loadtest.test_results import result, some
 from tests.planner.plans import plan, pool
@@ -59,6 +59,9 @@ def test_three_rates_are_measured_and_written_beside_the_prediction(truth: Truth
     assert 30 <= found_ms < 60 and off["ttft_p50"] == pytest.approx(found_ms / 100 - 1)
     assert off["attainment_points"] == pytest.approx(planned["attainment"]["share"] - 0.995)
     assert tree["points"][0]["predicted"][0]["why_not"], "nobody knows a model called a/model"
+    if told.exit_code == 0:
+        learnt = profile_of_results(tree, file="results.json").points
+        assert [one.request_rate for one in learnt] == [point["measured"]["request_rate"] for point in tree["points"]]
 
 
 def test_a_plan_that_does_not_hold_is_exit_code_1(truth: TruthServer, tmp_path: Path) -> None:
