@@ -129,7 +129,8 @@ def kv_layout(
     `hybrid=False` is `--disable-hybrid-kv-cache-manager`, which some KV connectors force: windowed layers beside
     full ones then keep everything. vLLM does the same by itself for chunked attention.
     """
-    mixers = [_kept(layer.mixer, shape, hybrid=hybrid) for layer in shape.layers]
+    kept = {mixer: _kept(mixer, shape, hybrid=hybrid) for mixer in shape.mixers()}
+    mixers = [kept[layer.mixer] for layer in shape.layers]
     kinds = [mixer for mixer in dict.fromkeys(mixers) if mixer in ATTENTION | STATE]
     if not kinds:
         raise PlannerError("config.json", "layer_types", None, "no layer keeps anything", "name a language model")

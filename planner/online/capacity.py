@@ -10,7 +10,7 @@ from planner.slo import Metric
 
 # A promise broken at some rate per replica: the next guess is so much below it.
 BELOW_BROKEN = 0.1
-# One window may not change the belief by more, either way.
+# One window may not change the belief by more, either way. Where it would have to, load is not what is wrong.
 MOST_FACTOR = 2.0
 ANSWERS_FOR: dict[Role, tuple[Metric, ...]] = {
     "prefill": ("ttft", "e2e"),
@@ -39,9 +39,13 @@ def capacity(plan: Plan, pool: PoolPlan, name: str, observed: Observed, busy_rps
     known = {metric: observed.attained[metric] for metric in ANSWERS_FOR[pool.role] if metric in observed.attained}
     missed = [metric for metric, attained in known.items() if attained.missed]
     if missed:
-        found_rps = max(planned_rps / MOST_FACTOR, min(planned_rps, each_rps * (1 - BELOW_BROKEN)))
+        broken = f"{' and '.join(missed).upper()} missed at {each_rps:.3g} requests/s per replica"
+        if each_rps * (1 - BELOW_BROKEN) * MOST_FACTOR < planned_rps:
+            why.append(f"{broken}, which should bear {planned_rps:.3g}: more replicas would not mend it")
+            return Capacity(replica_rps=planned_rps, why=tuple(why))
+        found_rps = min(planned_rps, each_rps * (1 - BELOW_BROKEN))
         if found_rps < planned_rps:
-            why.append(f"{' and '.join(missed).upper()} missed at {each_rps:.3g} requests/s per replica")
+            why.append(broken)
         return Capacity(replica_rps=found_rps, why=tuple(why))
     if known and all(attained.met for attained in known.values()) and each_rps > planned_rps:
         why.append(f"the SLO held at {each_rps:.3g} requests/s per replica")

@@ -5,6 +5,7 @@ FLOP count a multiply and an add as two; bytes are those that cross the memory b
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from planner.models import ModelShape
@@ -93,15 +94,58 @@ def storage(shape: ModelShape, quant: str | None) -> Quantisation:
     return asked
 
 
-def work_of(shape: ModelShape, layout: Layout, stored: Quantisation, *, kv_dtype: str = "auto") -> Work:
-    """The Work, of one row, of a model stored as `stored`. Raises PlannerError for a split the model does not allow."""
+@dataclass(frozen=True)
+class Like:
+    """What tensors have in common that are counted together; `stored_bytes` and `params` are of one of them."""
+
+    part: str
+    units: int
+    copies: int
+    stored_bytes: int
+    params: int
+    packed: bool
+
+    def share(self, split: Split, amount: int) -> int:
+        """One device's part of an amount that belongs to one of them, where experts stay whole."""
+        return -(-amount * -(-self.units // split.tp) // self.units)
+
+
+def like_tensors(shape: ModelShape, stored: Quantisation) -> Counter[Like]:
+    """The weights of a model stored so, like ones together: the layers of most models are all alike."""
+    plain_bytes = dtype_bytes(shape.dtype)
+    return Counter(
+        Like(
+            part=tensor.part,
+            units=tensor.units,
+            copies=tensor.copies,
+            stored_bytes=tensor.stored_bytes(stored, plain_bytes),
+            params=tensor.params,
+            packed=_is_packed(tensor, stored),
+        )
+        for tensor in shape.tensors
+    )
+
+
+def work_of(
+    shape: ModelShape,
+    layout: Layout,
+    stored: Quantisation,
+    *,
+    kv_dtype: str = "auto",
+    tensors: Counter[Like] | None = None,
+) -> Work:
+    """The Work, of one row, of a model stored as `stored`. Raises PlannerError for a split the model does not allow.
+
+    `tensors` are the model's `like_tensors`, for callers that ask for many layouts.
+    """
     if layout.dp < 1:
         raise PlannerError("settings", "dp", layout.dp, "must be at least 1", "set dp to 1")
     Split(tp=layout.tp, pp=layout.pp, ep=layout.ep).check(replace(shape, quantisation=stored))
-    sums = _Sums(Split(tp=layout.tp), stored, dtype_bytes(shape.dtype))
-    for tensor in shape.tensors:
-        sums.add(tensor)
-    experts = _experts(shape, layout, stored)
+    alike = like_tensors(shape, stored) if tensors is None else tensors
+    sums = _Sums(Split(tp=layout.tp))
+    for like, count in alike.items():
+        sums.add(like, count)
+    experts = _experts(shape, layout, alike)
     held = experts["expert_bytes"] * experts["experts"] / layout.ep + sums.dense + sums.head + sums.embedding
     tied = shape.tied_embeddings
     return Work.row(
@@ -130,23 +174,23 @@ def work_of(shape: ModelShape, layout: Layout, stored: Quantisation, *, kv_dtype
 class _Sums:
     """Bytes and parameters, on one device, of all that is not an expert."""
 
-    def __init__(self, split: Split, stored: Quantisation, plain_bytes: int) -> None:
-        self.split, self.stored, self.plain_bytes = split, stored, plain_bytes
+    def __init__(self, split: Split) -> None:
+        self.split = split
         self.dense = self.packed = self.head = self.embedding = 0.0
         self.plain_params = self.packed_params = self.head_params = self.embedding_params = 0.0
 
-    def add(self, tensor: Tensor) -> None:
-        held_bytes = self.split.share(tensor, tensor.stored_bytes(self.stored, self.plain_bytes))
-        params = self.split.share(tensor, tensor.params)
-        if tensor.part == "embedding":
+    def add(self, like: Like, count: int) -> None:
+        held_bytes = count * like.share(self.split, like.stored_bytes)
+        params = count * like.share(self.split, like.params)
+        if like.part == "embedding":
             self.embedding += held_bytes
             self.embedding_params += params
-        elif tensor.part == "lm_head":
+        elif like.part == "lm_head":
             self.head += held_bytes
             self.head_params += params
-        elif tensor.part != "experts":
+        elif like.part != "experts":
             self.dense += held_bytes
-            if _is_packed(tensor, self.stored):
+            if like.packed:
                 self.packed += held_bytes
                 self.packed_params += params
             else:
@@ -158,18 +202,16 @@ def _is_packed(tensor: Tensor, stored: Quantisation) -> bool:
     return packs and stored.weight_bits < BELOW_16_BITS
 
 
-def _experts(shape: ModelShape, layout: Layout, stored: Quantisation) -> dict[str, float]:
-    tensors = [tensor for tensor in shape.tensors if tensor.part == "experts"]
-    count = float(shape.num_experts) if tensors else 0.0
-    stored_bytes = sum(tensor.stored_bytes(stored, dtype_bytes(shape.dtype)) for tensor in tensors)
-    params = sum(tensor.params for tensor in tensors)
-    pieces = max(1.0, count) * layout.expert_cut
+def _experts(shape: ModelShape, layout: Layout, alike: Counter[Like]) -> dict[str, float]:
+    experts = [(like, count) for like, count in alike.items() if like.part == "experts"]
+    total = float(shape.num_experts) if experts else 0.0
+    pieces = max(1.0, total) * layout.expert_cut
     return {
-        "expert_bytes": stored_bytes / pieces,
-        "expert_flops": 2.0 * params / pieces,
-        "experts": count,
+        "expert_bytes": sum(count * like.stored_bytes for like, count in experts) / pieces,
+        "expert_flops": 2.0 * sum(count * like.params for like, count in experts) / pieces,
+        "experts": total,
         "experts_per_token": float(shape.experts_per_token),
-        "experts_packed": float(any(_is_packed(tensor, stored) for tensor in tensors)),
+        "experts_packed": float(any(like.packed for like, _ in experts)),
     }
 
 

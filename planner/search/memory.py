@@ -59,11 +59,13 @@ def fit(question: PlanQuestion, forms: Forms, contexts: ContextLengths, *, max_l
     found: list[tuple[Ints, Floats, Bools, Bools]] = []
     facts: dict[int, _Facts] = {}
     footprint = question.footprint or Footprint()
+    at_work = np.array(list(contexts.at_work()))
     for pair in forms.pairs:
         form = forms.forms[pair.form]
         if pair.form not in facts:
-            table = tables.setdefault(form.stored.name, WeightTable(form.stored_shape(question.shape)))
-            facts[pair.form] = _facts(question, form, table, contexts, footprint, max_len)
+            if form.stored.name not in tables:
+                tables[form.stored.name] = WeightTable(form.stored_shape(question.shape))
+            facts[pair.form] = _facts(question, form, tables[form.stored.name], at_work, footprint, max_len)
         memory_bytes = forms.devices[pair.device].memory_bytes
         found.append(_fit_one(facts[pair.form], memory_bytes, question.gpu_memory_utilization, budgets, seqs))
     blocks, kv_tokens, fits, weights_fit = (np.stack(column) for column in zip(*found, strict=True))
@@ -90,7 +92,7 @@ def _facts(
     question: PlanQuestion,
     form: Form,
     table: WeightTable,
-    contexts: ContextLengths,
+    at_work: Floats,
     footprint: Footprint,
     max_len: int,
 ) -> _Facts:
@@ -112,7 +114,7 @@ def _facts(
         graph_bytes=footprint.graph_bytes,
         other_bytes=footprint.other(engine),
         longest_blocks=np.array(longest),
-        tokens_per_block=_worth(layout, contexts, engine.block_size_tokens),
+        tokens_per_block=_worth(layout, at_work, engine.block_size_tokens),
     )
 
 
@@ -136,10 +138,9 @@ def _fit_one(
     return blocks, usable * facts.tokens_per_block, fits, weights_fit
 
 
-def _worth(layout: KvLayout, contexts: ContextLengths, block_size_tokens: int) -> float:
-    """Tokens of a plain cache that one block stands for, over the workload's contexts at work."""
-    rows = list(contexts.at_work())
-    tokens, weights = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+def _worth(layout: KvLayout, at_work: Floats, block_size_tokens: int) -> float:
+    """Tokens of a plain cache that one block stands for, over contexts at work: rows of (tokens, weight)."""
+    tokens, weights = at_work[:, 0].astype(np.int64), at_work[:, 1]
     held = sum(_held(group, tokens) for group in layout.groups)
     plain = -(-tokens // block_size_tokens) * block_size_tokens
     return float((plain * weights).sum() / (np.asarray(held) * weights).sum())
@@ -160,14 +161,16 @@ class WeightTable:
         self._shape = shape
         plain_bytes = dtype_bytes(shape.dtype)
         self._outside: dict[str, Counter[Like]] = {}
-        self._layers: list[Counter[Like]] = [Counter() for _ in range(shape.num_layers)]
+        layers: list[Counter[Like]] = [Counter() for _ in range(shape.num_layers)]
         for tensor in shape.tensors:
             stored = tensor.stored_bytes(shape.quantisation, plain_bytes)
             key = (tensor.part == "experts", tensor.units, tensor.copies, stored)
             if tensor.layer is None:
                 self._outside.setdefault(tensor.place, Counter())[key] += 1
             else:
-                self._layers[tensor.layer][key] += 1
+                layers[tensor.layer][key] += 1
+        # Most layers are alike: each kind is counted once.
+        self._layers = [frozenset(layer.items()) for layer in layers]
 
     def stage_bytes(self, engine: Engine, *, exact_bytes: int | None = None) -> tuple[int, ...]:
         """As `ModelShape.weight_bytes` for each stage of the engine's split."""
@@ -182,8 +185,10 @@ class WeightTable:
 
     def _stage(self, split: Split, stage: int) -> int:
         total: Counter[Like] = Counter()
-        for layer in stage_layers(self._shape.num_layers, stage, split.pp):
-            total.update(self._layers[layer])
+        held = Counter(self._layers[layer] for layer in stage_layers(self._shape.num_layers, stage, split.pp))
+        for kind, layers in held.items():
+            for key, count in kind:
+                total[key] += count * layers
         first, last = stage == 0, stage == split.pp - 1
         for place, wanted in (("first", first), ("last", last), ("both", first or last)):
             if wanted:

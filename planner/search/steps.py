@@ -18,7 +18,7 @@ from planner.perf.coefficients import Coefficients
 from planner.perf.pools import NETWORK_SHARE, TRANSFER_S
 from planner.perf.roofline import Batch, step
 from planner.perf.serving import APART, pipeline_share
-from planner.perf.work import Work, work_of
+from planner.perf.work import Work, like_tensors, work_of
 from planner.queueing import Lengths, StepCosts
 from planner.search.forms import Forms
 from planner.search.question import PlanQuestion
@@ -41,8 +41,13 @@ class Machines:
 
     @classmethod
     def of(cls, question: PlanQuestion, forms: Forms) -> Machines:
+        shape = question.shape
+        alike = {stored: like_tensors(shape, stored) for stored in dict.fromkeys(form.stored for form in forms.forms)}
         works = Work.stack(
-            [work_of(question.shape, form.layout, form.stored, kv_dtype=form.kv_dtype) for form in forms.forms]
+            [
+                work_of(shape, form.layout, form.stored, kv_dtype=form.kv_dtype, tensors=alike[form.stored])
+                for form in forms.forms
+            ]
         )
         base = question.calibration.coefficients([base.question for base in forms.bases])
         return cls(

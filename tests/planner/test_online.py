@@ -95,6 +95,12 @@ def test_a_promise_kept_at_a_higher_rate_raises_it() -> None:
     assert found.pools["mixed"].replicas == 4 and found.plan.pools["mixed"].replica_rps == pytest.approx(2.5)
 
 
+def test_a_promise_that_an_idle_replica_breaks_is_not_a_matter_of_counts() -> None:
+    made = of_one(replicas=4)
+    found = replan(made, seen(made, 1.0, attained={"ttft": share(100)})).pools["mixed"]
+    assert found.replicas == 4 and "more replicas would not mend it" in found.why
+
+
 def test_a_few_misses_prove_nothing() -> None:
     made = of_one(replicas=4)
     assert not replan(made, seen(made, 8.0, attained={"ttft": share(29, of=30)})).changed
