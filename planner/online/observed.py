@@ -13,6 +13,7 @@ from planner.slo import Metric
 
 # Of the interval that a share of some requests leaves open.
 Z = 1.96
+MANY = 100
 
 
 class Attained(Document):
@@ -35,8 +36,9 @@ class Attained(Document):
 
     @property
     def met(self) -> bool:
-        """Whether it is surely kept, or, with a promise of all requests, no single one missed it."""
-        return self.requests > 0 and (self._bound(-1.0) >= self.required or self.kept == self.requests)
+        """Whether it is surely kept; of a promise to all requests, whether many came and none missed it."""
+        none_missed = self.requests >= MANY and self.kept == self.requests
+        return none_missed or (self.requests > 0 and self._bound(-1.0) >= self.required)
 
     def _bound(self, side: float) -> float:
         """End of the Wilson interval of the share. Wilson 1927, doi:10.1080/01621459.1927.10502953."""

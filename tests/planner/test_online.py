@@ -6,7 +6,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import Attained, Observed, PlannerError, PoolObserved, ReplanLimits, replan
@@ -224,20 +224,20 @@ def test_losing_replicas_never_takes_fewer(situation: tuple[Plan, Observed], dat
     assert all(first[name].start <= then[name].start for name in first)
 
 
+@settings(max_examples=50)
 @given(situations())
-def test_the_same_observation_comes_to_rest(situation: tuple[Plan, Observed]) -> None:
-    """And there the pool bears the traffic, unless its belief says that nothing does."""
+def test_the_same_observation_never_makes_it_swing(situation: tuple[Plan, Observed]) -> None:
+    """Each pool grows, if it has to, then perhaps shrinks, once the belief has caught up; and that is all."""
     made, observed = situation
-    for _ in range(400):
+    history = [[one.replicas for one in made.pools.values()]]
+    for _ in range(60):
         found = replan(made, observed)
-        settled = found.plan == made
         made, observed = found.plan, observed.model_copy(update={"calm": found.calm})
-        if settled and not found.changed and all(n in (0, 3) for n in found.calm.values()):
-            break
-    else:
-        raise AssertionError("it does not come to rest")
-    for one in found.pools.values():
-        assert one.replicas >= one.needed or one.replicas > 10_000
+        history.append([one.replicas for one in made.pools.values()])
+    for counted in np.array(history).T:
+        ways = np.sign(np.diff(counted))
+        ways = ways[ways != 0]
+        assert (np.diff(ways) != 0).sum() <= 1, counted
 
 
 def test_a_noisy_constant_load_does_not_make_it_flap() -> None:
