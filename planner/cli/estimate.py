@@ -14,9 +14,11 @@ from rich.console import Console
 from planner.cli import options as flags
 from planner.cli.errors import INFEASIBLE, errors_as_exit_codes
 from planner.files import read_devices, read_table, write_text
+from planner.perf.aic import borrowed, installed_answer
 from planner.perf.calibration import Calibration
-from planner.perf.estimate import WRITTEN, estimate, estimate_rows
+from planner.perf.estimate import WRITTEN, estimate_rows, estimates, question_for
 from planner.perf.given import calibration_given
+from planner.perf.prepared import prepare
 from planner.perf.work import Layout
 from planner.report.estimate import estimate_lines, estimate_table, estimate_tree, servable
 from planner.report.values import print_lines
@@ -41,6 +43,7 @@ def estimate_command(
     max_num_batched_tokens: flags.BatchedTokens = None,
     max_num_seqs: flags.MaxNumSeqs = None,
     calibration: flags.CalibrationFile = None,
+    source: flags.Source = flags.SourceName.ferry,
     isl: flags.Isl = 1000,
     osl: flags.Osl = 500,
     concurrency: flags.Concurrency = None,
@@ -60,11 +63,18 @@ def estimate_command(
             if not value:
                 raise PlannerError("settings", flag, None, "it is needed", f"give {flag}, or --rows with a table")
         device = read_devices(devices).device(system)
-        answer = estimate(
+        question = question_for(
             model, device, isl=isl, osl=osl, concurrency=concurrency, request_rate=request_rate, batch=batch,
             tp=tp, pp=pp, dp=dp, ep=ep, replicas=replicas, quant=quant, kv_cache_dtype=kv_cache_dtype, engine=backend,
-            max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, calibration=learnt,
+            max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs,
         )  # fmt: skip
+        if source is flags.SourceName.aic:
+            found = borrowed(question, installed_answer(), learnt)
+            learnt = found.calibration
+            typer.echo(f"{found.points} points of AIConfigurator's tables", err=True)
+            for line in found.left_out:
+                typer.echo(f"left out: {line}", err=True)
+        answer = estimates(prepare([question]), learnt)[0]
         count = Layout(tp=tp, pp=pp, dp=dp, ep=ep).devices * replicas
         tree = json.dumps(estimate_tree(answer, devices=count), indent=2)
         if out is not None:

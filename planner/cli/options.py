@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,19 @@ CalibrationFile = Annotated[
         show_default="the shipped one",
         rich_help_panel=ENGINE,
     ),
+]
+
+
+class SourceName(StrEnum):
+    """Whose step times an estimate rests on."""
+
+    ferry = "ferry"
+    aic = "aic"
+
+
+Source = Annotated[
+    SourceName,
+    typer.Option(help="`aic`: calibrate on AIConfigurator's tables, where installed.", rich_help_panel=ENGINE),
 ]
 
 Isl = Annotated[int, typer.Option("--isl", min=1, help="Prompt tokens, on average.", rich_help_panel=LENGTHS)]

@@ -85,6 +85,38 @@ def estimate(
     model's own. `kv_cache_bytes` is of one device; None: what weights and activations leave. Raises PlannerError that
     names the value at fault.
     """
+    question = question_for(
+        model, system, isl=isl, osl=osl, concurrency=concurrency, request_rate=request_rate, batch=batch,
+        tp=tp, pp=pp, dp=dp, ep=ep, replicas=replicas, quant=quant, kv_cache_dtype=kv_cache_dtype, engine=engine,
+        max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, kv_cache_bytes=kv_cache_bytes,
+        devices=devices,
+    )  # fmt: skip
+    return estimates(prepare([question]), calibration or shipped_calibration())[0]
+
+
+def question_for(
+    model: str | ModelShape,
+    system: str | Device,
+    *,
+    isl: float,
+    osl: float,
+    concurrency: float | None = None,
+    request_rate: float | None = None,
+    batch: float | None = None,
+    tp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
+    ep: int = 1,
+    replicas: int = 1,
+    quant: str | None = None,
+    kv_cache_dtype: str | None = None,
+    engine: str = "vllm",
+    max_num_batched_tokens: int | None = None,
+    max_num_seqs: int | None = None,
+    kv_cache_bytes: int | None = None,
+    devices: Devices | None = None,
+) -> Question:
+    """The question of `estimate`, which see. Raises PlannerError."""
     shape = shape_of_model(model) if isinstance(model, str) else model
     device = (devices or read_devices()).device(system) if isinstance(system, str) else system
     kind, load = _load(concurrency, request_rate, batch)
@@ -92,7 +124,7 @@ def estimate(
         if not (isfinite(value) and value > 0):
             raise PlannerError("settings", name, value, "must be a number above zero", f"correct {name}")
     stored = storage(shape, quant)
-    question = Question(
+    return Question(
         shape=shape,
         device=device,
         layout=Layout(tp=tp, pp=pp, dp=dp, ep=ep),
@@ -108,7 +140,6 @@ def estimate(
         max_sequences=max_num_seqs,
         kv_cache_bytes=kv_cache_bytes,
     )
-    return estimates(prepare([question]), calibration or shipped_calibration())[0]
 
 
 def estimates(prepared: Prepared, calibration: Calibration) -> list[Estimate]:

@@ -33,7 +33,13 @@ def read_calibration(path: Path) -> Calibration:
         raise PlannerError(path.name, "base", min(base.values()), "must be above zero", "fit the file again")
     levels = {level: _corrections(data.get(level) or {}, path, level) for level in LEVELS}
     own = _sigma_table(data.get("own_sigmas") or {}, path, "own_sigmas")
-    return Calibration(base=base, sigmas=_sigmas(data.get("sigmas") or {}, path), own_sigmas=own, **levels)
+    return Calibration(
+        base=base,
+        devices=levels["devices"],
+        deployments=levels["deployments"],
+        sigmas=_sigmas(data.get("sigmas") or {}, path),
+        own_sigmas=own,
+    )
 
 
 def calibration_document(calibration: Calibration) -> dict[str, object]:

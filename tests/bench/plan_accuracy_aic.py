@@ -21,20 +21,10 @@ from pathlib import Path
 import numpy as np
 from parts.plan_data import FILE, Measured, held_out, is_vllm, measured, model_of, read_rows, slice_of
 
+from planner.perf.aic import arguments_of
 from planner.perf.calibration import Calibration
-from planner.perf.question import Question
 
 WORKER = Path(__file__).parent / "parts" / "aic_worker.py"
-# The names under which it bundles these models.
-NAMES = {
-    "Llama-3.1-70B": "meta-llama/Meta-Llama-3.1-70B",
-    "Llama-3.1-8B": "meta-llama/Meta-Llama-3.1-8B",
-    "Qwen3-32B": "Qwen/Qwen3-32B",
-    "MiniMax-M2": "MiniMaxAI/MiniMax-M2.5",
-    "Kimi-K2.5": "moonshotai/Kimi-K2.5",
-}
-NVFP4_NAMES = {"MiniMax-M2": "nvidia/MiniMax-M2.5-NVFP4", "Kimi-K2.5": "nvidia/Kimi-K2.5-NVFP4"}
-GEMM_MODES = {"bfloat16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "int4": "int4_wo"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = np.arange(len(data.rows))
     if options.rows:
         chosen = np.unique(np.linspace(0, len(chosen) - 1, options.rows).astype(int))
-    answers = ask(options.python, [asked(data.points.prepared.questions[row]) for row in chosen])
+    answers = ask(options.python, [arguments_of(data.points.prepared.questions[row]) for row in chosen])
     told = [row for row, answer in zip(chosen, answers, strict=True) if "error" not in answer]
     refusals = [answer["error"] for answer in answers if "error" in answer]
     theirs = errors_of(data, told, [answer for answer in answers if "error" not in answer])
@@ -64,31 +54,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"  {refusals.count(refusal):>4} x {refusal}")
     show(data, np.array(told, np.intp), bare, ours, theirs)
     return 0
-
-
-def asked(question: Question) -> dict[str, object]:
-    """The arguments of AIConfigurator's cli_estimate for a question; layouts in its terms."""
-    layout, name, stored = question.layout, question.shape.name, question.stored.name
-    ranks = layout.tp * layout.dp
-    experts = {"moe_ep_size": layout.ep, "moe_tp_size": ranks // layout.ep} if question.shape.experts else {}
-    own = NVFP4_NAMES.get(name, "") if stored == "nvfp4" else ""
-    # A checkpoint of the very format brings its own modes for each part.
-    mode = GEMM_MODES.get(stored) if not own and stored != question.shape.quantisation.name else None
-    return {
-        "model_path": own or NAMES.get(name, name),
-        "system_name": question.device.whole,
-        "backend_name": "vllm",
-        "isl": round(question.isl),
-        "osl": round(question.osl),
-        "batch_size": max(1, round(question.load / question.replicas / layout.dp)),
-        "tp_size": layout.tp,
-        "pp_size": layout.pp,
-        "attention_dp_size": layout.dp,
-        **experts,
-        **({"gemm_quant_mode": mode} if mode else {}),
-        **({"moe_quant_mode": mode} if mode and question.shape.experts else {}),
-        **({"kvcache_quant_mode": "fp8"} if question.kv_dtype == "fp8" else {}),
-    }
 
 
 def ask(python: str, questions: list[dict[str, object]]) -> list[dict[str, object]]:
