@@ -59,10 +59,71 @@ Duration = Annotated[
 WarmUp = Annotated[float, typer.Option(help="Requests due before this are not counted.", rich_help_panel=LOAD)]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same load.", rich_help_panel=LOAD)]
 
-Isl = Annotated[int, typer.Option("--isl", "--random-input-len", help="Words in each prompt.", rich_help_panel=LENGTHS)]
-Osl = Annotated[
-    int, typer.Option("--osl", "--random-output-len", help="Output tokens at most.", rich_help_panel=LENGTHS)
+Workload = Annotated[
+    Path | None, typer.Option(help="The planner's workload.yaml: lengths, prefixes, times.", rich_help_panel=LOAD)
 ]
+
+TokenizerName = Annotated[
+    str,
+    typer.Option(
+        help="Counts prompts: a folder, a name in transformers' cache, or `endpoint` for its /tokenize.",
+        show_default="words are taken for tokens",
+        rich_help_panel=LENGTHS,
+    ),
+]
+Isl = Annotated[
+    int,
+    typer.Option(
+        "--isl", "--random-input-len", help="Tokens of each prompt, the chat template's too.", rich_help_panel=LENGTHS
+    ),
+]
+Osl = Annotated[
+    int | None,
+    typer.Option(
+        "--osl",
+        "--random-output-len",
+        help="Output tokens at most.",
+        show_default="128, or as the data has it",
+        rich_help_panel=LENGTHS,
+    ),
+]
+RangeRatio = Annotated[
+    float, typer.Option("--random-range-ratio", help="Lengths uniform within this share.", rich_help_panel=LENGTHS)
+]
+IslCv = Annotated[float, typer.Option("--isl-cv", help="Lognormal with this CV.", rich_help_panel=LENGTHS)]
+OslCv = Annotated[float, typer.Option("--osl-cv", help="Lognormal with this CV.", rich_help_panel=LENGTHS)]
+PrefixTokens = Annotated[
+    int,
+    typer.Option("--prefix-prompt-length", help="So many of --isl are a shared beginning.", rich_help_panel=LENGTHS),
+]
+PrefixGroups = Annotated[
+    int, typer.Option("--num-prefix-prompts", help="Different shared beginnings.", min=1, rich_help_panel=LENGTHS)
+]
+Turns = Annotated[
+    int,
+    typer.Option(
+        help="Of each conversation, answers carried on; 0: all that the data has. Rates are of conversations then.",
+        min=0,
+        rich_help_panel=LENGTHS,
+    ),
+]
+ThinkS = Annotated[float, typer.Option(help="Mean pause between turns.", min=0, rich_help_panel=LENGTHS)]
+ThinkCv = Annotated[float, typer.Option(help="CV of the pauses.", min=0, rich_help_panel=LENGTHS)]
+Dataset = Annotated[
+    Path | None,
+    typer.Option("--dataset-path", help="Conversations: ShareGPT's JSON, or OpenAI messages.", rich_help_panel=LENGTHS),
+]
+Tools = Annotated[Path | None, typer.Option(help="JSON list of tools for each request.", rich_help_panel=LENGTHS)]
+ResponseFormat = Annotated[
+    Path | None, typer.Option(help="JSON schema, or a whole response_format.", rich_help_panel=LENGTHS)
+]
+ExtraBody = Annotated[str, typer.Option(help="JSON object to add to each request.", rich_help_panel=LENGTHS)]
+ModelMix = Annotated[
+    list[str] | None,
+    typer.Option("--model-mix", help="Model or LoRA `NAME=WEIGHT`; repeat it.", rich_help_panel=LENGTHS),
+]
+Tenant = Annotated[list[str] | None, typer.Option(help="`NAME=WEIGHT`; repeat it.", rich_help_panel=LENGTHS)]
+TenantHeader = Annotated[str, typer.Option(help="Header that names the tenant.", rich_help_panel=LENGTHS)]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Always to --osl (vLLM).", rich_help_panel=LENGTHS)]
 NoStream = Annotated[bool, typer.Option("--no-stream", help="Whole answers; only E2E then.", rich_help_panel=LENGTHS)]
 
@@ -70,6 +131,11 @@ Goodput = Annotated[
     list[str] | None,
     typer.Option(help="Limits in ms: ttft:500 tpot:50 e2e:… max_gap:…; repeat it or quote.", rich_help_panel=GOAL),
 ]
+SloFile = Annotated[
+    Path | None, typer.Option("--slo", help="The planner's slo.yaml, in place of --goodput.", rich_help_panel=GOAL)
+]
+SloClass = Annotated[str, typer.Option(help="Class of requests, where the load has none.", rich_help_panel=GOAL)]
+ClassHeader = Annotated[str, typer.Option(help="Header that names the class.", rich_help_panel=GOAL)]
 Attainment = Annotated[
     float, typer.Option("--slo-attainment-fraction", help="Share that must meet them.", rich_help_panel=GOAL)
 ]

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.calibrate import Point
+from loadtest.console_server import show_cost, show_moves, show_server
 from loadtest.driver import Counts
+from loadtest.judge import Judged
 from loadtest.metrics import DEFINITIONS, Summary
 from loadtest.report import Report, Verdict
 from loadtest.types import Outcome
@@ -26,6 +28,9 @@ def show(report: Report, console: Console) -> None:
     _show_summary(report.total, "all requests", console)
     for name, summary in report.classes.items():
         _show_summary(summary, f"class {name or '(none)'}", console)
+    show_moves(report.moves, console)
+    show_server(report.server, console)
+    show_cost(report.cost, console)
     _show_client(report, console)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
@@ -116,9 +121,28 @@ def _show_verdict(report: Report, console: Console) -> None:
         console.print(f"INVALID: {fault}", style=_STYLES[Verdict.INVALID], markup=False, highlight=False)
     if report.interrupted:
         console.print("interrupted: the figures are of what was seen so far", style="yellow")
+    for name, judged in report.judged.items():
+        _show_judged(f"class {name}" if name else "SLO", judged, console, several=len(report.judged) > 1)
     if report.verdict in (Verdict.MET, Verdict.MISSED):
         doubt = "" if report.certain else " (too few requests to be sure at 95 %)"
         console.print(f"SLO {report.verdict.value}{doubt}", style=_STYLES[report.verdict], markup=False)
+
+
+def _show_judged(name: str, judged: Judged, console: Console, *, several: bool) -> None:
+    """What is promised of all requests together, and the class's own verdict where there are others."""
+    for one in judged.promises:
+        what = "mean" if one.promise.percentile is None else f"p{one.promise.percentile:g}"
+        console.print(
+            f"{name}: {what} of {one.promise.metric} is {_ms(one.measured_ms)} ms, promised {one.promise.limit_ms:g}: "
+            f"{'kept' if one.kept else 'broken'}{'' if one.certain else ' (not sure at 95 %)'}",
+            style="" if one.kept else "red",
+            markup=False,
+            highlight=False,
+        )
+    if several:
+        verdict = Verdict.MET if judged.met else Verdict.MISSED
+        doubt = "" if judged.certain else " (not sure at 95 %)"
+        console.print(f"{name}: {verdict.value}{doubt}", style=_STYLES[verdict], markup=False, highlight=False)
 
 
 def _ms(value: float) -> str:

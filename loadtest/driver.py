@@ -23,7 +23,7 @@ SENDS_AT_ONCE = 32
 
 
 class Planned(NamedTuple):
-    """A job whose request is made."""
+    """A job with its request; without one where it takes what was said in the session before."""
 
     job: Job
     request: bytes
@@ -57,11 +57,14 @@ class Driver:
         *,
         now_ns: NowNs,
         ended: Callable[[Flight], None],
+        compose: Callable[[Job], bytes],
     ) -> None:
+        """`ended` is told of each flight; `compose` makes the request of a job that came without one."""
         self._limits = limits
         self._slots = limits.concurrency
         self._now_ns = now_ns
         self._tell_ended = ended
+        self._compose = compose
         self._timer = Timer()
         self._order = 0
         self._due: list[_Due] = []  # a heap
@@ -195,7 +198,8 @@ class Driver:
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
         job = due.planned.job
-        flight = Flight(job.number, due.planned.request, due.at_ns, held_ns)
+        request = due.planned.request or self._compose(job)
+        flight = Flight(job.number, request, due.at_ns, held_ns)
         self._flights[job.number] = due.planned, flight
         self._pool.send(flight)
 

@@ -4,34 +4,71 @@ from __future__ import annotations
 
 import http.client
 import json
+from typing import Any
 
 from loadtest.http.address import parse_base_url, tls_context
 from loadtest.types import LoadTestError, Target
 
 ANSWER_WITHIN_S = 10.0
+MODELS = "/v1/models"
+
+
+class Asker:
+    """One connection for questions in JSON, kept open between them. Close it."""
+
+    def __init__(self, target: Target) -> None:
+        address = parse_base_url(target.base_url)
+        self._prefix = address.prefix
+        self._headers = {**dict(target.headers), "Content-Type": "application/json"}
+        self.where = f"{address.authority}{address.prefix}"
+        self._connection = (
+            http.client.HTTPSConnection(
+                address.host, address.port, timeout=ANSWER_WITHIN_S, context=tls_context(target)
+            )
+            if address.tls
+            else http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_WITHIN_S)
+        )
+
+    def fetch(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer. Raises LoadTestError if nobody answers."""
+        try:
+            self._connection.request(method, f"{self._prefix}{path}", body=body, headers=self._headers)
+            answer = self._connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise LoadTestError(f"cannot reach {self.where}{path}: {error or type(error).__name__}") from error
+
+    def ask(self, method: str, path: str, question: Any = None) -> Any:
+        """The answer, parsed. Raises LoadTestError unless it is JSON with status 200."""
+        status, found = self.fetch(method, path, None if question is None else json.dumps(question))
+        if status != 200:
+            raise LoadTestError(f"{self.where}{path} answered {status}: {found[:200].decode(errors='replace')}")
+        try:
+            return json.loads(found)
+        except ValueError as error:
+            raise LoadTestError(f"{self.where}{path} did not answer in JSON") from error
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def first_model(target: Target) -> str:
     """The first model that `/v1/models` names. Raises LoadTestError."""
-    address = parse_base_url(target.base_url)
-    where = f"{address.authority}{address.prefix}/v1/models"
-    connection = (
-        http.client.HTTPSConnection(address.host, address.port, timeout=ANSWER_WITHIN_S, context=tls_context(target))
-        if address.tls
-        else http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_WITHIN_S)
-    )
+    asker = Asker(target)
     try:
-        connection.request("GET", f"{address.prefix}/v1/models", headers=dict(target.headers))
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise LoadTestError(f"cannot reach {where}: {error or type(error).__name__}") from error
+        model: str = asker.ask("GET", MODELS)["data"][0]["id"]
+    except (LookupError, TypeError) as error:
+        raise LoadTestError(f"{asker.where}{MODELS} names no model; give --model") from error
     finally:
-        connection.close()
-    if answer.status != 200:
-        raise LoadTestError(f"{where} answered {answer.status}: {body[:200].decode(errors='replace')}")
-    try:
-        model: str = json.loads(body)["data"][0]["id"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise LoadTestError(f"{where} names no model; give --model") from error
+        asker.close()
     return model
+
+
+def get(target: Target, path: str) -> tuple[int, bytes]:
+    """Status and body of one GET below the base URL. Raises LoadTestError if nobody answers."""
+    asker = Asker(target)
+    try:
+        return asker.fetch("GET", path)
+    finally:
+        asker.close()

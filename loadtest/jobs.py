@@ -1,45 +1,51 @@
-"""From arrivals and prompts to the list of jobs. Pure: the same arguments make the same bytes."""
+"""Bodies of requests, and the simplest lists of jobs. Pure: the same arguments make the same bytes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from loadtest.types import Job, LoadTestError
-
-# Words that are one token each in the vocabularies of most models, so that n of them are about n tokens.
-_WORDS = (
-    "time year people way day man thing woman life child world school state family student group country problem hand "
-    "part place case week company system program question work government number night point home water room mother "
-    "area money story fact month lot right study book eye job word business issue side kind head house service friend"
-)
-WORDS = tuple(_WORDS.split())
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 
 
-def words(count: int, rng: np.random.Generator) -> str:
-    """A text of so many words; each begins with a space of its own but the first."""
-    return " ".join(WORDS[choice] for choice in rng.integers(len(WORDS), size=max(1, count)))
+def body_tree(
+    endpoint: str,
+    model: str,
+    prompt: str,
+    max_tokens: int,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    stream: bool,
+    system: str = "",
+) -> dict[str, Any]:
+    """One request's body before it is JSON. Raises LoadTestError for a route that we cannot read the answers of."""
+    tree: dict[str, Any] = {"model": model}
+    if endpoint.endswith(CHAT):
+        first = [{"role": "system", "content": system}] if system else []
+        messages = [*first, {"role": "user", "content": prompt}]
+        tree |= {"messages": messages, "max_completion_tokens": max_tokens}
+    elif endpoint.endswith(COMPLETIONS):
+        tree |= {"prompt": f"{system}\n\n{prompt}" if system else prompt, "max_tokens": max_tokens}
+    else:
+        raise LoadTestError(f"{endpoint} is not a route that can be measured: take one of chat or text completions")
+    if stream:
+        tree |= {"stream": True, "stream_options": {"include_usage": True}}
+    return {**tree, **(extra or {})}
+
+
+def as_body(tree: Mapping[str, Any]) -> bytes:
+    return json.dumps(tree, separators=(",", ":")).encode()
 
 
 def body(
     endpoint: str, model: str, prompt: str, max_tokens: int, extra: Mapping[str, Any] | None = None, *, stream: bool
 ) -> bytes:
     """One request's body. Raises LoadTestError for a route that we cannot read the answers of."""
-    tree: dict[str, Any] = {"model": model}
-    if endpoint.endswith(CHAT):
-        tree |= {"messages": [{"role": "user", "content": prompt}], "max_completion_tokens": max_tokens}
-    elif endpoint.endswith(COMPLETIONS):
-        tree |= {"prompt": prompt, "max_tokens": max_tokens}
-    else:
-        raise LoadTestError(f"{endpoint} is not a route that can be measured: take one of chat or text completions")
-    if stream:
-        tree |= {"stream": True, "stream_options": {"include_usage": True}}
-    return json.dumps({**tree, **(extra or {})}, separators=(",", ":")).encode()
+    return as_body(body_tree(endpoint, model, prompt, max_tokens, extra, stream=stream))
 
 
 def open_loop(bodies: Iterable[bytes], due_s: Sequence[float]) -> list[Job]:
@@ -69,3 +75,15 @@ def sessions(
             due = float(due_s[session]) if due_s is not None and turn == 0 else None
             jobs.append(Job(len(jobs), one, session, turn, due, float(pause_s) if turn else 0.0))
     return jobs
+
+
+def models_of(jobs: Iterable[Job]) -> list[str]:
+    """The models that these jobs ask for, each once."""
+    return sorted({str(json.loads(job.body).get("model", "")) for job in jobs})
+
+
+def greedy(jobs: Iterable[Job], seed: int) -> list[Job]:
+    """The same requests, asking for the likeliest token each time: two answers to one of them can be compared."""
+    return [
+        replace(job, body=json.dumps({**json.loads(job.body), "temperature": 0, "seed": seed}).encode()) for job in jobs
+    ]

@@ -89,10 +89,14 @@ class Summary:
         return sum(self.outcomes.values())
 
 
-def summarise(records: Sequence[Record], slo: Slo, window_s: float) -> Summary:
-    """`window_s`: the seconds in which these records were due."""
+def summarise(
+    records: Sequence[Record], slo: Slo, window_s: float, class_slos: Mapping[str, Slo] | None = None
+) -> Summary:
+    """`window_s`: the seconds in which these records were due. `class_slos`: of classes that `slo` is not for."""
     completed = [record for record in records if record.ok]
-    met = sum(meets(record, slo) for record in records)
+    own = class_slos or {}
+    met = sum(meets(record, own.get(record.slo_class, slo)) for record in records)
+    judged = any(own.get(name, slo) for name in {record.slo_class for record in records}) or bool(slo)
     per_s = 1 / window_s if window_s > 0 else math.nan
     examples: dict[Outcome, str] = {}
     for record in records:
@@ -106,8 +110,8 @@ def summarise(records: Sequence[Record], slo: Slo, window_s: float) -> Summary:
         flags=Counter(flag.value for record in records for flag in record.flags),
         details=examples,
         distributions=_distributions(records, completed),
-        attainment=Attainment(len(records), met, *wilson(met, len(records))) if slo else None,
-        goodput_rps=met * per_s if slo else None,
+        attainment=Attainment(len(records), met, *wilson(met, len(records))) if judged else None,
+        goodput_rps=met * per_s if judged else None,
         due_rps=len(records) * per_s,
         completed_rps=len(completed) * per_s,
         output_tokens_per_s=sum(tokens) * per_s,

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from loadtest.moves import MovesUsage
+
 DONE = b"[DONE]"
 MAX_DETAIL_CHARS = 300
 
@@ -13,6 +15,7 @@ MAX_DETAIL_CHARS = 300
 class Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    ferry: MovesUsage | None = None
 
 
 class Words(msgspec.Struct):
@@ -66,6 +69,18 @@ def text_of(choice: Choice) -> str:
     if words is None:
         return choice.text or ""
     return "".join((words.reasoning or words.reasoning_content or "", words.content or "", words.refusal or ""))
+
+
+def content_of(choice: Choice) -> str:
+    """What a client says back in its next turn: the content alone."""
+    words = choice.delta or choice.message
+    return (words.content or "") if words is not None else choice.text or ""
+
+
+def tool_calls_of(choice: Choice) -> list[Any]:
+    """Whole calls, or the deltas of them that a stream brings."""
+    words = choice.delta or choice.message
+    return (words.tool_calls or []) if words is not None else []
 
 
 def carries_tokens(choice: Choice) -> bool:

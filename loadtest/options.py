@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from loadtest.arrivals import Family, RateProfile, Spread, constant_rate, on_off, ramp
+from loadtest.arrivals import SPELLS, Family, RateProfile, Spread, constant_rate, on_off, ramp
 from loadtest.types import LoadTestError, Slo
 
 _SLO_NAMES = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2e": "e2e_ms", "e2el": "e2e_ms", "max_gap": "max_gap_ms"}
@@ -30,7 +31,8 @@ def parse_slo(goodput: Iterable[str], attainment: float) -> Slo:
             limit_ms = math.nan
         if not limit_ms > 0:
             raise LoadTestError(f"--goodput {item}: {limit!r} is no number of milliseconds above 0")
-        slo = replace(slo, **{field: limit_ms})
+        changed: dict[str, Any] = {field: limit_ms}
+        slo = replace(slo, **changed)
     return slo
 
 
@@ -68,4 +70,4 @@ def profile_of(
         raise LoadTestError(f"--on-off {bursts!r} is not ON_S:OFF_S") from error
     if on_s <= 0 or off_s <= 0:
         raise LoadTestError(f"--on-off {bursts}: both must be above 0")
-    return on_off(rate_rps, 0.0, on_s, off_s, duration_s=duration_s, rng=rng)
+    return on_off(rate_rps, 0.0, on_s, off_s, turns=rng.random(SPELLS))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from loadtest import openai
 from loadtest.http.framing import BadHttp, Framing
+from loadtest.moves import MovesUsage, ToldMove, moves_of, told_move
 from loadtest.sse import EventReader
 from loadtest.types import Ending, Exchange, Flag, Job, Outcome, Record
 
@@ -32,6 +34,8 @@ class Answer:
     streamed: bool = False
     event_ns: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
+    tool_calls: list[Any] = field(default_factory=list)
     response_id: str = ""
     finish_reason: str = ""
     done: bool = False
@@ -41,6 +45,8 @@ class Answer:
     listed_tokens: int = 0  # as token ids
     error: str = ""
     bad: str = ""
+    moves: list[ToldMove] = field(default_factory=list)
+    moves_usage: MovesUsage | None = None
     body: bytearray = field(default_factory=bytearray)
     rest: bytes = b""
 
@@ -54,6 +60,8 @@ def read_exchange(exchange: Exchange, job: Job, *, stall_ms: float, keep_text: b
     flags = list(guesses) if outcome is Outcome.OK else []
     if outcome is Outcome.OK and answer.streamed and not answer.done:
         flags.append(Flag.NO_DONE)
+    if None not in (job.prompt_tokens, answer.prompt_tokens) and answer.prompt_tokens != job.prompt_tokens:
+        flags.append(Flag.PROMPT_MISCOUNTED)
     if event_ns.size > 1 and np.diff(event_ns).max() > stall_ms * 1e6:
         flags.append(Flag.STALLED)
     if exchange.resent:
@@ -82,6 +90,7 @@ def read_exchange(exchange: Exchange, job: Job, *, stall_ms: float, keep_text: b
         response_id=answer.response_id,
         reused=exchange.reused,
         text="".join(answer.texts) if keep_text else None,
+        moves=moves_of(answer.moves, answer.moves_usage),
     )
 
 
@@ -92,20 +101,24 @@ def read_answer(read_ns: list[int], pieces: list[bytes]) -> Answer:
     framing = Framing(payload.append)
     events = EventReader()
     for at_ns, piece in zip(read_ns, pieces, strict=True):
+        whole = True
         try:
             framing.feed(piece)
         except BadHttp:
-            break  # the exchange's ending says so already; what came before still counts
+            whole = False  # the exchange's ending says so already; what came before still counts
         if framing.status and not answer.status:
             answer.status = framing.status
             answer.streamed = framing.headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
         for part in payload:
             if answer.streamed:
                 for event in events.feed(part):
+                    _take_comment(answer, event.comment, at_ns)
                     _take_event(answer, event.data, at_ns)
             else:
                 answer.body += part
         payload.clear()
+        if not whole:
+            break
     if answer.streamed:
         for event in events.close():
             _take_event(answer, event.data, read_ns[-1])
@@ -113,6 +126,11 @@ def read_answer(read_ns: list[int], pieces: list[bytes]) -> Answer:
     elif 200 <= answer.status < 300:
         _take_body(answer, framing, read_ns[-1])
     return answer
+
+
+def _take_comment(answer: Answer, comment: bytes, at_ns: int) -> None:
+    if comment and (move := told_move(comment, at_ns)) is not None:
+        answer.moves.append(move)
 
 
 def _take_event(answer: Answer, data: bytes, at_ns: int) -> None:
@@ -146,6 +164,7 @@ def _take_chunk(answer: Answer, chunk: openai.Chunk, at_ns: int) -> None:
     if chunk.usage is not None:
         answer.prompt_tokens = chunk.usage.prompt_tokens
         answer.output_tokens = chunk.usage.completion_tokens
+        answer.moves_usage = chunk.usage.ferry or answer.moves_usage
     grew = bool(chunk.choices) and tokens_before is not None and (answer.output_tokens or 0) > tokens_before
     carries = False
     for choice in chunk.choices:
@@ -153,6 +172,8 @@ def _take_chunk(answer: Answer, chunk: openai.Chunk, at_ns: int) -> None:
         answer.listed_tokens += len(choice.token_ids or ())
         answer.finish_reason = choice.finish_reason or answer.finish_reason
         answer.texts.append(openai.text_of(choice))
+        answer.contents.append(openai.content_of(choice))
+        answer.tool_calls += openai.tool_calls_of(choice)
     if carries or grew:
         if not answer.event_ns:
             answer.first_tokens = (chunk.usage and chunk.usage.completion_tokens) or answer.listed_tokens or None

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from loadtest.audit import Audit, faults
+from loadtest.cost import Cost, cost_of
+from loadtest.document import FORMAT, finite
+from loadtest.jobs import models_of
+from loadtest.judge import Judged, judge
 from loadtest.metrics import DEFINITIONS, Distribution, Summary, by_class, in_window, quantile, summarise
+from loadtest.moves import MovesTotal, total_of
 from loadtest.spec import RunResult
 from loadtest.types import Outcome, Record
+from loadtest.watch.summary import ServerTotal, server_total
 
-FORMAT = "ferry-load/1"
+# Prompts may be long, and one after the other names the same few.
+MODELS_LOOKED_FOR = 100
 
 
 class Verdict(StrEnum):
@@ -40,23 +47,37 @@ class Report:
     classes: Mapping[str, Summary]
     """By SLO class, where there is more than one."""
     audit: Audit
+    judged: Mapping[str, Judged] = field(default_factory=dict)
+    """By SLO class, where that has an SLO; "" is the class of requests that have none."""
+    moves: MovesTotal | None = None
+    """As the answers tell; None where none did."""
+    server: ServerTotal | None = None
+    cost: Cost | None = None
 
 
 def build(result: RunResult) -> Report:
     """Everything is counted from `result.records`, so a report can be made again from a saved run."""
-    spec, slo = result.spec, result.spec.slo
+    spec = result.spec
     records = in_window(result.records, result.start_ns, spec.warmup_s)
     window_s = _window_s(result, records)
-    total = summarise(records, slo, window_s)
-    classes = {name: summarise(some, slo, window_s) for name, some in by_class(records).items()}
+    total = summarise(records, spec.slo, window_s, spec.class_slos)
+    parts = by_class(records) or {"": []}
+    classes = {name: summarise(some, spec.slo_of(name), window_s) for name, some in parts.items()}
+    judged = {
+        name: judge(parts[name], spec.slo_of(name), summary.attainment)
+        for name, summary in classes.items()
+        if summary.attainment is not None
+    }
     audit = _audit(result, records, total)
+    slos = [spec.slo_of(name) for name in classes]
     found = faults(
         audit,
-        ttft_ms=slo.ttft_ms if slo.ttft_ms is not None else _median_ms(total),
+        ttft_ms=min((slo.ttft_ms for slo in slos if slo.ttft_ms is not None), default=_median_ms(total)),
         excused=result.interrupted or spec.limits.concurrency is not None,
         died=result.died,
     )
-    verdict, certain = _verdict(total, slo.attainment, found)
+    verdict, certain = _verdict(judged, found)
+    rent = spec.rent
     return Report(
         run_id=result.run_id,
         started_at_s=result.started_at_s,
@@ -68,6 +89,10 @@ def build(result: RunResult) -> Report:
         total=total,
         classes=classes if len(classes) > 1 else {},
         audit=audit,
+        judged=judged,
+        moves=total_of(record.moves for record in records),
+        server=server_total(result.watched) if result.watched is not None else None,
+        cost=cost_of(records, spec.slo_of, total.window_s, rent) if rent is not None else None,
     )
 
 
@@ -87,19 +112,25 @@ def as_json(report: Report, result: RunResult) -> dict[str, Any]:
             "base_url": spec.target.base_url,
             "endpoint": spec.target.endpoint,
             "jobs": len(spec.jobs),
+            "models": models_of(spec.jobs[:MODELS_LOOKED_FOR]),
             "workers": spec.workers,
             "warmup_s": spec.warmup_s,
             "stall_ms": spec.stall_ms,
             "limits": asdict(spec.limits),
             "slo": asdict(spec.slo),
+            "class_slos": {name: asdict(slo) for name, slo in spec.class_slos.items()},
         },
         "total": _summary_json(report.total),
         "classes": {name: _summary_json(summary) for name, summary in report.classes.items()},
+        "judged": {name: asdict(judged) for name, judged in report.judged.items()},
         "client": {**asdict(report.audit), "reused_share": report.audit.reused_share},
+        "moves": report.moves and asdict(report.moves),
+        "server": report.server and asdict(report.server),
+        "cost": report.cost and asdict(report.cost),
         "definitions": dict(DEFINITIONS),
     }
-    finite: dict[str, Any] = _finite(tree)
-    return finite
+    strict: dict[str, Any] = finite(tree)
+    return strict
 
 
 def _window_s(result: RunResult, records: Sequence[Record]) -> float:
@@ -133,15 +164,16 @@ def _median_ms(total: Summary) -> float | None:
     return ttft.completed_ms[0.5] if ttft is not None else None
 
 
-def _verdict(total: Summary, wanted: float, found: Sequence[str]) -> tuple[Verdict, bool]:
+def _verdict(judged: Mapping[str, Judged], found: Sequence[str]) -> tuple[Verdict, bool]:
+    """Every class must meet its own SLO; the first sure miss makes a miss sure."""
     if found:
         return Verdict.INVALID, True
-    attainment = total.attainment
-    if attainment is None:
+    if not judged:
         return Verdict.NO_SLO, True
-    if attainment.due and attainment.share >= wanted:
-        return Verdict.MET, attainment.low >= wanted
-    return Verdict.MISSED, attainment.high < wanted
+    missed = [one for one in judged.values() if not one.met]
+    if missed:
+        return Verdict.MISSED, any(one.certain for one in missed)
+    return Verdict.MET, all(one.certain for one in judged.values())
 
 
 def _warnings(result: RunResult, total: Summary) -> tuple[str, ...]:
@@ -150,6 +182,7 @@ def _warnings(result: RunResult, total: Summary) -> tuple[str, ...]:
         ("no_usage", "had no usage: their events are counted as one token each"),
         ("first_tokens_guessed", "came in bundles: the tokens of their first event are taken to be the mean"),
         ("no_done", "ended without [DONE]"),
+        ("prompt_miscounted", "had prompts of another length than was planned: is --tokenizer that of the model?"),
         ("resent", "were sent twice, since the idle connection had died"),
     ):
         if total.flags.get(name):
@@ -191,14 +224,3 @@ def _distribution_json(found: Distribution) -> dict[str, Any]:
         "completed_ms": {f"p{100 * q:g}": value for q, value in found.completed_ms.items()},
         "all_ms": {f"p{100 * q:g}": value for q, value in found.all_ms.items()},
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: "inf" stands for the one, null for the other."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return value

@@ -1,20 +1,27 @@
-"""Results as files: one line of JSON per request, and the report. Reading them gives the same records again."""
+"""Results as files: one line of JSON per request, the report, and what was seen of the server.
+
+Reading them gives the same records again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+import gzip
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 import numpy as np
 
+from loadtest.document import finite
+from loadtest.moves import Moves
 from loadtest.report import Report, as_json
 from loadtest.spec import RunResult
 from loadtest.types import Flag, LoadTestError, Outcome, Record
 
 LINES_AT_ONCE = 256
+SERVER_SUFFIX = ".server.json.gz"
 
 # Instants are written from the start of the run on; 0 still means "never" for these.
 _INSTANTS = ("due_ns", "send_ns", "first_ns", "last_ns", "end_ns")
@@ -32,8 +39,11 @@ class Saved:
     error: str = ""
 
 
-def save(result: RunResult, report: Report, folder: Path) -> Saved:
-    """Write all that can be written: a full disk loses what did not fit and nothing else, and raises nothing."""
+def save(result: RunResult, report: Report, folder: Path, more: Mapping[str, Any] | None = None) -> Saved:
+    """Write all that can be written: a full disk loses what did not fit and nothing else, and raises nothing.
+
+    `more` joins the report, under its own keys.
+    """
     records_file, report_file = (folder / f"load-{result.run_id}.{suffix}" for suffix in ("jsonl", "json"))
     written, error = 0, ""
     try:
@@ -44,9 +54,16 @@ def save(result: RunResult, report: Report, folder: Path) -> Saved:
     except OSError as failure:
         error = f"{written} of {len(result.records)} records are in {records_file}: {failure}"
     try:
-        report_file.write_bytes(msgspec.json.format(msgspec.json.encode(as_json(report, result))) + b"\n")
+        tree = {**as_json(report, result), **finite(dict(more or {}))}
+        report_file.write_bytes(msgspec.json.format(msgspec.json.encode(tree)) + b"\n")
     except OSError as failure:
         error = error or f"{report_file} could not be written: {failure}"
+    if result.watched is not None and (result.watched.server or result.watched.gpus):
+        server_file = report_file.with_suffix(SERVER_SUFFIX)
+        try:
+            server_file.write_bytes(gzip.compress(msgspec.json.encode(result.watched.since(result.start_ns))))
+        except OSError as failure:
+            error = error or f"{server_file} could not be written: {failure}"
     return Saved(records_file, report_file, written, error)
 
 
@@ -94,14 +111,21 @@ def _as_row(record: Record, start_ns: int) -> dict[str, Any]:
         never = name in _NEVER_IF_ZERO and not row[name]
         row[name] = _NEVER if never else row[name] - start_ns
     row["event_ns"] = (record.event_ns - start_ns).tolist()
+    row["moves"] = record.moves and _shifted(record.moves, -start_ns)
     return row
 
 
 def _from_row(row: dict[str, Any]) -> Record:
-    values = {field.name: row[field.name] for field in fields(Record)}
+    values = {field.name: row[field.name] for field in fields(Record) if field.name != "moves"}
     for name in _NEVER_IF_ZERO:
         values[name] = max(0, values[name])
     values["event_ns"] = np.array(values["event_ns"], dtype=np.int64)
     values["outcome"] = Outcome(values["outcome"])
     values["flags"] = tuple(Flag(flag) for flag in values["flags"])
+    # Files of earlier versions have no such key.
+    values["moves"] = msgspec.convert(row.get("moves"), Moves | None)
     return Record(**values)
+
+
+def _shifted(moves: Moves, by_ns: int) -> Moves:
+    return replace(moves, told=tuple(replace(move, told_ns=move.told_ns + by_ns) for move in moves.told))

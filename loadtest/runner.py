@@ -30,8 +30,14 @@ LOOK_EVERY_S = 0.2
 MAX_WARM_CONNECTIONS = 512
 
 
-def run(spec: RunSpec, on_progress: Callable[[Counts], None] | None = None) -> RunResult:
+def run(
+    spec: RunSpec,
+    on_progress: Callable[[Counts], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> RunResult:
     """Run it to its end. SIGINT ends it early: the result then holds what was seen so far.
+
+    `on_start` is told the instant from which due times count, shortly before it comes; it must not take long.
 
     Raises:
         LoadTestError: when it could not start.
@@ -43,6 +49,8 @@ def run(spec: RunSpec, on_progress: Callable[[Counts], None] | None = None) -> R
         start_ns = time.monotonic_ns() + START_IN_NS
         started_at_s = (time.time_ns() + START_IN_NS) / 1e9
         crew.start(start_ns)
+        if on_start is not None:
+            on_start(start_ns)
         crew.gather(interrupts, on_progress)
         return RunResult(
             spec=spec,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.audit import WorkerAudit
+from loadtest.cost import Rent
 from loadtest.types import Job, Limits, Record, Slo, Target
+from loadtest.watch.types import Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,14 @@ class RunSpec:
     warm_connections: int | None = None
     """Connections opened before the start; None: as many as the first second will probably need."""
     keep_text: bool = False
+    class_slos: Mapping[str, Slo] = field(default_factory=dict)
+    """Of SLO classes that `slo` is not for."""
     spool_folder: Path | None = None
     """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
+    rent: Rent | None = None
+
+    def slo_of(self, slo_class: str) -> Slo:
+        return self.class_slos.get(slo_class, self.slo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +51,5 @@ class RunResult:
     workers: tuple[WorkerAudit, ...]
     interrupted: bool
     died: tuple[str, ...]
+    watched: Watched | None = None
+    """None: nobody looked at the server."""

@@ -11,6 +11,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.moves import Moves
+
 Times = NDArray[np.int64]
 
 
@@ -55,15 +57,26 @@ class Flag(StrEnum):
     NO_DONE = "no_done"  # finished, but without `data: [DONE]`
     NO_USAGE = "no_usage"  # no token count: events are counted as one token each
     FIRST_TOKENS_GUESSED = "first_tokens_guessed"  # bundled tokens: those of the first event are the mean
+    PROMPT_MISCOUNTED = "prompt_miscounted"  # the server counted another number of prompt tokens than was planned
     STALLED = "stalled"  # a gap above the stall limit
     RESENT = "resent"  # its idle connection had died, and it went out again on a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Of `metric` (ttft, tpot or e2e) the `percentile` over all requests due, or the mean (None), is at most this."""
+
+    metric: str
+    percentile: float | None
+    limit_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
     """Limits in milliseconds; None is no limit. A request meets the SLO when it meets all of them.
 
-    The load as a whole meets it when a share of at least `attainment` of the requests does.
+    The load as a whole meets it when a share of at least `attainment` of the requests does, and the `promises` are
+    kept.
     """
 
     ttft_ms: float | None = None
@@ -71,9 +84,11 @@ class Slo:
     e2e_ms: float | None = None
     max_gap_ms: float | None = None
     attainment: float = 0.95
+    promises: tuple[Promise, ...] = ()
 
     def __bool__(self) -> bool:
-        return any(limit is not None for limit in (self.ttft_ms, self.tpot_ms, self.e2e_ms, self.max_gap_ms))
+        limits = (self.ttft_ms, self.tpot_ms, self.e2e_ms, self.max_gap_ms)
+        return bool(self.promises) or any(limit is not None for limit in limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,9 @@ class Job:
 
     `due_s` counts from the start of the run. None means, for a first turn: as soon as one of the run's slots is free (a
     closed loop). A later turn is due `think_s` after the session's previous turn ended, and not before its `due_s`.
+
+    A turn that `continues` has only its own new message in `body`: all that was said in the session before, the
+    received answers among it, is put in front when it is sent. `prompt_tokens` is what the server should count.
     """
 
     number: int
@@ -92,6 +110,8 @@ class Job:
     think_s: float = 0.0
     slo_class: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    continues: bool = False
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +190,8 @@ class Record:
     response_id: str
     reused: bool
     text: str | None = None
+    moves: Moves | None = None
+    """None: the server told nothing of moves."""
 
     @property
     def ok(self) -> bool:

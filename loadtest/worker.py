@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from loadtest.audit import WorkerAudit
+from loadtest.conversation import Conversations
 from loadtest.driver import Counts, Driver, Planned
 from loadtest.heartbeat import Heartbeat, Load, load_now, peak_rss_bytes
 from loadtest.http.address import RequestWriter, parse_base_url, tls_context
@@ -121,12 +122,16 @@ class Worker:
         self._tls: ssl.SSLContext | None = tls_context(order.target) if self._address.tls else None
         writer = RequestWriter(order.target, order.run_id)
         # The request holds the body; a second copy would double the memory of long prompts.
-        planned = [Planned(replace(job, body=b""), writer.request(job)) for job in order.jobs]
+        planned = [Planned(replace(job, body=b""), b"" if job.continues else writer.request(job)) for job in order.jobs]
         self._jobs = {one.job.number: one.job for one in planned}
+        self._writer = writer
+        self._conversations = Conversations(order.jobs)
         self._spool = Spool(order.spool_folder)
         self._finished: deque[Flight] = deque()
         self._now_ns = time.monotonic_ns
-        self._driver = Driver(planned, order.limits, now_ns=self._now_ns, ended=self._finished.append)
+        self._driver = Driver(
+            planned, order.limits, now_ns=self._now_ns, ended=self._note_end, compose=self._continue_session
+        )
         self._heartbeat = Heartbeat(self._now_ns, self._put_away, self._tell_progress)
 
     async def run(self) -> WorkerAudit:
@@ -169,6 +174,13 @@ class Worker:
                 batch = []
         yield batch
 
+    def _note_end(self, flight: Flight) -> None:
+        self._finished.append(flight)
+        self._conversations.ended(self._jobs[flight.number], flight.read_ns, flight.pieces)
+
+    def _continue_session(self, job: Job) -> bytes:
+        return self._writer.request(replace(job, body=self._conversations.body(job)))
+
     async def _listen(self) -> None:
         """Until the parent says stop, or is gone. A loop that watched the pipe would make it non-blocking."""
         while not self._pipe.poll():
@@ -180,6 +192,8 @@ class Worker:
         until_ns = self._now_ns() + PUT_AWAY_NS
         while self._finished and self._now_ns() < until_ns:
             self._spool.add(self._finished.popleft().freeze())
+        while self._now_ns() < until_ns and self._conversations.hear_one():
+            pass
 
     def _tell_progress(self) -> None:
         with contextlib.suppress(BrokenPipeError):  # `_listen` learns of it too, and stops

@@ -1,7 +1,8 @@
-"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, and the built-in data."""
+"""The planner's only file access: model folders in Hugging Face layout, our YAML documents, plans, built-in data."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -16,7 +17,9 @@ from planner.config import shape_from_config
 from planner.devices import Device, Devices, devices_from
 from planner.documents import validated
 from planner.models import ModelShape
+from planner.plan import Plan, plan_from
 from planner.prices import Prices, prices_from
+from planner.profile import LOAD_REPORT, Profile, ProfilePoint, point_of_load_report, profile_from
 from planner.slo import Slo, slo_from
 from planner.spot import SpotMarkets, spot_markets_from
 from planner.traces import Recording, recording_from
@@ -106,6 +109,20 @@ def device(name: str) -> Device:
     return read_devices().device(name)
 
 
+def read_profile(path: Path) -> Profile:
+    """The profile at `path`, YAML or JSON. Raises PlannerError."""
+    data = read_yaml_object(path)
+    if data.get("format") == LOAD_REPORT:
+        remedy = "give a profile, and load reports as further points of it (read_load_point)"
+        raise PlannerError(str(path), "format", LOAD_REPORT, "a load report does not say what served the load", remedy)
+    return profile_from(data, file=str(path))
+
+
+def read_load_point(path: Path, *, spread: float = 0.0) -> ProfilePoint:
+    """The point that a report of `ferry load run` measured. Raises PlannerError; see `point_of_load_report`."""
+    return point_of_load_report(read_json_object(path), file=str(path), spread=spread)
+
+
 def read_slo(path: Path) -> Slo:
     """The SLO document at `path`. Raises PlannerError."""
     return slo_from(read_yaml_object(path), file=str(path))
@@ -153,6 +170,21 @@ def read_spot_markets(own: Path | None = None) -> SpotMarkets:
     return spot_markets_from(read_yaml_object(path), file=str(own) if own else path.name)
 
 
+def read_plan(path: Path) -> Plan:
+    """The plan document at `path`. Raises PlannerError."""
+    return plan_from(read_yaml_object(path), file=str(path))
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write plan.yaml, which `read_plan` reads back. Raises PlannerError if the file cannot be written."""
+    text = yaml.safe_dump(plan.document(), sort_keys=False, allow_unicode=True, width=120)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "choose another path") from error
+
+
 def read_yaml_object(path: Path) -> dict[str, object]:
     """Raises PlannerError if the file cannot be read or is not one YAML mapping that says each key once."""
     try:
@@ -168,6 +200,53 @@ def read_yaml_object(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _bad_document(path, "is not a YAML mapping")
     return value
+
+
+def read_table(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The columns and rows of a CSV file with a header line; cells that a short line lacks are empty.
+
+    Raises PlannerError if the file cannot be read, or a line has more cells than there are columns.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        table = csv.DictReader(text.splitlines(), restval="")
+        rows = [dict(row) for row in table]
+    except OSError as error:
+        raise PlannerError(str(path), "", None, f"cannot be read ({error.strerror})", "name a CSV file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        problem = f"cannot be read as CSV ({_one_line(error)})"
+        raise PlannerError(str(path), "", None, problem, "name a CSV file in UTF-8") from error
+    columns = tuple(table.fieldnames or ())
+    if not columns or len(set(columns)) < len(columns):
+        raise PlannerError(str(path), "", None, "has no header line that names each column once", "name the columns")
+    for line, row in enumerate(rows, start=2):
+        if None in row:  # where DictReader puts what is too much
+            remedy = f"correct row {line} (quote cells that hold a comma)"
+            raise PlannerError(str(path), f"row {line}", None, f"has more than {len(columns)} cells", remedy)
+    return columns, rows
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none. Raises PlannerError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "name a folder of yours") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8. Raises PlannerError if that cannot be done."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Raises PlannerError if the file cannot be written."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise PlannerError(str(path), "", None, problem, "name a file in a folder that exists and is yours") from error
 
 
 def _refuse_traps(path: Path, text: str) -> None:

@@ -23,14 +23,15 @@ LENGTH_DRAWS = 3
 
 # Longer than any context window; a law with a heavy tail must not draw absurd lengths.
 MAX_TOKENS = 10_000_000
+Count = Annotated[int, Field(gt=0, le=MAX_TOKENS)]
 
 
 class Constant(Document):
     """Every request alike."""
 
     kind: Literal["constant"]
-    isl: PositiveInt
-    osl: PositiveInt
+    isl: Count
+    osl: Count
 
     def draw(self, uniforms: Uniforms) -> tuple[Tokens, Tokens]:
         n = len(uniforms)
@@ -41,8 +42,8 @@ class Uniform(Document):
     """Each length uniform between two bounds, both included, as benchmark tools with a range ratio draw it."""
 
     kind: Literal["uniform"]
-    isl: Row[PositiveInt]
-    osl: Row[PositiveInt]
+    isl: Row[Count]
+    osl: Row[Count]
 
     @model_validator(mode="after")
     def _two_bounds(self) -> Self:
@@ -143,7 +144,7 @@ class Prefix(Document):
     """
 
     groups: Annotated[int, Field(gt=0, le=1_000_000)]
-    tokens: PositiveInt
+    tokens: Count
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     zipf: NonNegativeFloat = 0.0
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_serializer, model_validator
 
 from planner.documents import Document, nearest, refuse, validated
 from planner.types import PlannerError
@@ -76,6 +76,11 @@ class Latency(Document):
                     f"lower p{low:g} to at most {high_ms:g}, or raise p{high:g}",
                 )
         return self
+
+    @model_serializer(mode="plain")
+    def _as_in_yaml(self) -> object:
+        named = _statistics(self)
+        return named["limit"] if set(named) == {"limit"} else named
 
     @property
     def request_limit_ms(self) -> float | None:

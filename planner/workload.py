@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from planner.arrivals import Arrivals, ClosedLoop
 from planner.documents import Document, nearest, refuse, validated
 from planner.lengths import LENGTH_DRAWS, Lengths, Prefix
+from planner.rates import SPELLS
 from planner.slo import Slo
 from planner.traces import Recording, TraceFormat
 from planner.types import PlannerError
@@ -30,9 +31,6 @@ Tokens = NDArray[np.int64]
 # Two statements of one rate may differ by rounding, not by more.
 RATES_AGREE = 0.01
 
-# Spells of an on/off process before its pattern repeats; fixed, so that a longer sample begins with the shorter one.
-SPELLS = 4096
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -40,7 +38,8 @@ class Sample:
 
     `arrival_s` is None in a closed loop, where a request is due when the caller's last answer has ended.
     `prefix` numbers the shared beginnings of each stream (-1: none or unknown). `prefix_tokens` says how much of the
-    prompt that is; of a recording, how much of the prompt came before. `stream` is an index into `streams`.
+    prompt that is; of a recording, how much of the prompt came before. `stream` is an index into `streams`, and
+    `recorded` one into that stream's recording (-1: it has none).
     """
 
     arrival_s: Floats | None
@@ -49,6 +48,7 @@ class Sample:
     prefix: Tokens
     prefix_tokens: Tokens
     stream: Tokens
+    recorded: Tokens
     streams: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -210,6 +210,7 @@ def _draw(name: str, stream: Stream, seed: int, n: int) -> Sample:
         prefix=group,
         prefix_tokens=shared,
         stream=np.zeros(n, dtype=np.int64),
+        recorded=np.full(n, -1, dtype=np.int64),
         streams=(name,),
     )
 
@@ -236,6 +237,7 @@ def _replay(name: str, trace: Trace, recording: Recording, seed: int, n: int) ->
         prefix=np.full(n, -1, dtype=np.int64),
         prefix_tokens=recording.shared_tokens[rows],
         stream=np.zeros(n, dtype=np.int64),
+        recorded=rows,
         streams=(name,),
     )
 
@@ -266,5 +268,6 @@ def _merged(parts: list[Sample], n: int) -> Sample:
         prefix=np.concatenate([part.prefix for part in parts])[order],
         prefix_tokens=np.concatenate([part.prefix_tokens for part in parts])[order],
         stream=stream[order],
+        recorded=np.concatenate([part.recorded for part in parts])[order],
         streams=tuple(part.streams[0] for part in parts),
     )

@@ -119,13 +119,15 @@ def _engine_spec(deployed: Deployed, pool: str) -> EngineSpec:
 def from_config(arguments: dict[str, str]) -> Application:
     """Application builder for Serve config files and KubeRay: `import_path: serving.app:from_config`.
 
-    `arguments`: `config`, the path of the settings; `home`, where models are kept (default: the user's cache). Set
+    `arguments`: `config`, the path of the settings; `plan`, that of a plan.yaml (default: none); `home`, where models
+    are kept (default: the user's cache). Set
     FERRY_ADMIN_TOKEN where the application is built: with the same token, deploying again changes only what differs.
     """
     from serving.model_store import default_home, resolve
     from serving.settings import load
 
-    settings = load(Path(arguments["config"]), os.environ)
+    plan = Path(arguments["plan"]) if "plan" in arguments else None
+    settings = load(Path(arguments["config"]), os.environ, plan=plan)
     if settings.device == "auto":
         raise ConfigError(
             "device: auto would look at the node that builds the application, not at those that run engines",

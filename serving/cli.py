@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from loadtest.cli import load_app
+from loadtest.cli_profile import profile
+from planner import plan_app, simulate_command
 from serving import detach, run_state, talk
 from serving.lifecycle import Launch, running, stop, wait_for_signal
 from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
@@ -22,7 +24,10 @@ from serving.talk import chat_loop, fetch_status, status_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
 app.add_typer(model_app, name="model", help="Fetch models and list them.")
+app.add_typer(plan_app, name="plan")
+app.command("simulate")(simulate_command)
 app.add_typer(load_app, name="load")
+app.command("profile")(profile)
 console = Console()
 
 QUESTION = "What is the capital of France?"
@@ -43,6 +48,9 @@ def say(line: str) -> None:
 def up(
     home: Home,
     config: Annotated[Path | None, typer.Option(help="Settings in YAML.", show_default="defaults")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Pools, engines and model of a plan.yaml (`ferry plan -o`).")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Built-in name, folder or hub id; overrides the file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; overrides the file.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; overrides the file.")] = None,
@@ -54,11 +62,12 @@ def up(
     overrides = {"MODEL": model, "HTTP__HOST": host, "HTTP__PORT": port, "RAY__ADDRESS": ray_address}
     given = {f"FERRY_{name}": str(value) for name, value in overrides.items() if value is not None}
     with errors_as_exit_codes():
-        settings = load(config, os.environ | given)
+        settings = load(config, os.environ | given, plan=plan)
         launch = Launch(settings=settings, home=home)
         if detached:
             os.environ |= given | {"FERRY_HOME": str(home)}
-            arguments = ["--config", str(config)] if config is not None else []
+            files = {"--config": config, "--plan": plan}
+            arguments = [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
             state = detach.start(arguments, launch.folder, timeout_s=timeout_s, say=say)
             say(f"in the background as process {state.pid}; log {launch.folder / 'log'}; stop it with `ferry down`")
             return

@@ -1,7 +1,8 @@
 """Settings: one frozen tree, read once from YAML and the environment, handed down in parts.
 
 Precedence, highest first: `FERRY_*` environment variables (`FERRY_HTTP__PORT=9000`; nested keys joined by two
-underscores), the YAML file, defaults. Unknown keys are refused with the nearest valid name.
+underscores), the YAML file, defaults. A plan stands beside the file, which must not contradict it. Unknown keys are
+refused with the nearest valid name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails
 
 from serving.errors import ConfigError
+from serving.planned import joined, planned_settings
 from serving.types import PoolRole
 
 ENV_PREFIX = "FERRY_"
@@ -146,14 +148,18 @@ class Settings(Part):
         return EngineSettings.model_validate(merged)
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Read the tree.
+def load(path: Path | None, environ: Mapping[str, str], *, plan: Path | None = None) -> Settings:
+    """Read the tree. What a plan decides the file may say too, but not otherwise.
 
     Raises:
         ConfigError: names the file, the key, what is wrong, and the remedy.
     """
     tree = _read_yaml(path) if path is not None else {}
     source = str(path) if path is not None else "defaults"
+    if plan is not None:
+        planned = planned_settings(plan, model=environ.get(f"{ENV_PREFIX}MODEL"))
+        tree = joined(tree, planned, config_file=source, plan_file=str(plan))
+        source = str(plan) if path is None else f"{source} with {plan}"
     for keys, value in _from_environment(environ):
         _put(tree, keys, value)
     try:

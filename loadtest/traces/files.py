@@ -13,13 +13,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from loadtest.traces.formats import READERS, guess_format
-from loadtest.traces.servegen import servegen
-from loadtest.traces.types import Trace
 from loadtest.types import LoadTestError
+from planner import TRACE_FORMATS, PlannerError, RequestTrace, guess_trace_format, request_trace, servegen_trace
 
 SERVEGEN = "servegen"
-FORMATS = (*READERS, SERVEGEN)
+FORMATS = (*TRACE_FORMATS, SERVEGEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def load_trace(
     format: str = "",
     begin_s: float = 0.0,
     duration_s: float | None = None,
-) -> Trace:
+) -> RequestTrace:
     """Read a trace. `begin_s` and `duration_s` bound what ServeGen draws; other formats are read whole.
 
     Raises:
@@ -91,6 +89,8 @@ def load_trace(
         raise LoadTestError(f"{format!r} is no trace format: {', '.join(FORMATS)}")
     try:
         trace = _read(path, rng, format, begin_s, duration_s)
+    except PlannerError as error:
+        raise LoadTestError(f"{path}: {error}") from error
     except (OSError, EOFError, UnicodeDecodeError, tarfile.TarError) as error:
         raise LoadTestError(f"{path} cannot be read: {error}") from error
     if not trace.requests:
@@ -99,16 +99,16 @@ def load_trace(
     return trace
 
 
-def _read(path: Path, rng: np.random.Generator, format: str, begin_s: float, duration_s: float | None) -> Trace:
+def _read(path: Path, rng: np.random.Generator, format: str, begin_s: float, duration_s: float | None) -> RequestTrace:
     if format == SERVEGEN or (not format and (path.is_dir() or ".tar" in path.suffixes)):
-        return servegen(_chunks(path), rng, begin_s=begin_s, duration_s=duration_s)
+        return servegen_trace(_chunks(path), rng, begin_s=begin_s, duration_s=duration_s)
     with _text(path) as lines:
         first = lines.readline()
-        format = format or guess_format(first)
+        format = format or guess_trace_format(first)
         if not format:
             raise LoadTestError(f"{path} is in no trace format that we know: {', '.join(FORMATS)}")
         lines.seek(0)
-        return READERS[format](lines, rng)
+        return request_trace(lines, format, rng)
 
 
 @contextmanager

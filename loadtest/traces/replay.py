@@ -7,23 +7,23 @@ from dataclasses import replace
 import numpy as np
 
 from loadtest.arrivals import Seconds, thin
-from loadtest.traces.types import Trace, TraceRequest
+from planner import RequestTrace, TraceRequest
 
 
-def thinned(trace: Trace, keep: float, rng: np.random.Generator) -> Trace:
+def thinned(trace: RequestTrace, keep: float, rng: np.random.Generator) -> RequestTrace:
     """Keep this share of the sessions, each whole."""
     keys = [one.session or number for number, one in enumerate(trace.requests)]
     stays = thin(keys, keep, rng)
     return replace(trace, requests=tuple(one for one, stay in zip(trace.requests, stays, strict=True) if stay))
 
 
-def limited(trace: Trace, count: int | None, duration_s: float | None) -> Trace:
+def limited(trace: RequestTrace, count: int | None, duration_s: float | None) -> RequestTrace:
     """The first `count` requests, and only those before `duration_s`."""
     requests = [one for one in trace.requests if duration_s is None or one.at_s < duration_s]
     return replace(trace, requests=tuple(requests[:count]))
 
 
-def spread_out(trace: Trace, begins_s: Seconds) -> Trace:
+def spread_out(trace: RequestTrace, begins_s: Seconds) -> RequestTrace:
     """Let sessions that were recorded apart begin at these times, in their order; each keeps its own times."""
     first_s: dict[str, float] = {}
     for one in trace.requests:

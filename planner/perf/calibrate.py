@@ -74,15 +74,19 @@ def fit_devices(points: Points, start: Calibration) -> Calibration:
     return replace(start, devices={**start.devices, **found})
 
 
-def fit_deployments(points: Points, start: Calibration) -> Calibration:
-    """Corrections of each (model, device, format, engine) among the points; six to twelve points each will do."""
+def fit_deployments(points: Points, start: Calibration, *, width: float = 1.0) -> Calibration:
+    """Corrections of each (model, device, format, engine) among the points; six to twelve points each will do.
+
+    `width`: how many times further than usual the deployment may be from `start`.
+    """
     bare = replace(start, deployments={key: c for key, c in start.deployments.items() if key not in set(points.keys)})
-    found = _fit_level(points, bare, points.keys, DEPLOYMENT_SIGMAS)
+    sigmas = {knob: sigma * width for knob, sigma in DEPLOYMENT_SIGMAS.items()}
+    found = _fit_level(points, bare, points.keys, sigmas, width)
     return replace(bare, deployments={**bare.deployments, **found})
 
 
 def _fit_level(
-    points: Points, start: Calibration, keys: Sequence[str], sigma: float | Mapping[str, float]
+    points: Points, start: Calibration, keys: Sequence[str], sigma: float | Mapping[str, float], width: float = 1.0
 ) -> dict[str, Correction]:
     knobs = list(KNOBS)
     sigmas = np.array([sigma if isinstance(sigma, float) else sigma[knob] for knob in knobs])
@@ -91,7 +95,10 @@ def _fit_level(
         part = points.take(np.array([row for row, own in enumerate(keys) if own == key], np.intp))
         before = start.coefficients(part.prepared.questions)
         weights = _level_weights(part)
-        x = _solve(part, partial(_corrected, before, knobs, sigmas), weights, np.zeros(len(knobs)))
+        model, x = partial(_corrected, before, knobs, sigmas), np.zeros(len(knobs))
+        if width > 1:  # from afar all points look wild: heed them all, and doubt some once the fit is near
+            x = _solve(part, model, weights, x, robust=False)
+        x = _solve(part, model, weights, x)
         found[key] = {knob: round(float(value), 4) for knob, value in zip(knobs, x * sigmas, strict=True)}
     return found
 
@@ -116,14 +123,16 @@ def _effective(weights: Array) -> float:
 
 
 def _solve(
-    points: Points, coefficients: Callable[[Array], Coefficients], weights: Array, guess: Array
+    points: Points, coefficients: Callable[[Array], Coefficients], weights: Array, guess: Array, *, robust: bool = True
 ) -> NDArray[np.float64]:
     log_tpot, log_ttft = np.log(points.tpot_s), np.log(points.ttft_s)
 
     def residuals(x: Array) -> Array:
         served = points.prepared.served(coefficients(x))
-        tpot = _robust((np.log(served.tpot_s) - log_tpot) / TPOT_SCATTER)
-        ttft = _robust((np.log(served.ttft_s) - log_ttft) / TTFT_SCATTER)
+        tpot = (np.log(served.tpot_s) - log_tpot) / TPOT_SCATTER
+        ttft = (np.log(served.ttft_s) - log_ttft) / TTFT_SCATTER
+        if robust:
+            tpot, ttft = _robust(tpot), _robust(ttft)
         return np.concatenate([np.nan_to_num(tpot * weights), np.nan_to_num(ttft * weights), x])
 
     return np.asarray(least_squares(residuals, guess, max_nfev=MAX_CALLS).x)

@@ -66,6 +66,7 @@ class Calibration:
     devices: Mapping[str, Correction] = field(default_factory=dict)
     deployments: Mapping[str, Correction] = field(default_factory=dict)
     sigmas: Mapping[Rung, Sigma] = field(default_factory=lambda: GUESSED_SIGMAS)
+    own_sigmas: Mapping[str, Sigma] = field(default_factory=dict)  # of deployments that were profiled
 
     def coefficients(self, questions: Sequence[Question]) -> Coefficients:
         """One row per question."""
@@ -86,6 +87,10 @@ class Calibration:
             (self.deployments, deployment_key(question)),
         )
         return [level[key] for level, key in levels if key in level]
+
+    def sigma(self, question: Question) -> Sigma:
+        """The error bar of an estimate: its deployment's own, else that of its rung."""
+        return self.own_sigmas.get(deployment_key(question)) or self.sigmas[self.rung(question)]
 
     def rung(self, question: Question) -> Rung:
         """Where the estimate's numbers come from, the best first."""

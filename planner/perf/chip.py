@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from planner.devices import Device
+from planner.devices import UNIT_OF_DTYPE, Device
 from planner.perf.arrays import Array, Table
 from planner.quantisation import Quantisation
 from planner.types import PlannerError
@@ -56,6 +56,8 @@ TYPICAL_REACH = Reach()
 STREAM_4_BITS = 0.8  # the same tables: nvfp4 against fp8, small m
 # 4-bit experts multiplied in 16 bits; others than these run in Marlin kernels, which were made for Ampere.
 UNPACKED_EXPERTS: Mapping[str, float] = MappingProxyType({"mxfp4": 0.6})
+# Kernels that unpack weights on the way into 16-bit units: for which formats, and for whose devices.
+UNPACKED_UNITS, UNPACKING_VENDORS = ("fp8", "fp4"), ("nvidia",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +112,19 @@ def _packed_share(stored: Quantisation, unit: str, *, experts: bool = False) -> 
 def product_unit(device: Device, stored: Quantisation, reach: Reach) -> tuple[str, float]:
     """The number type that the packed matrices multiply in on this device, and its reach.
 
-    Weights alone can be packed: where the device lacks the unit, vLLM unpacks to 16 bits (Marlin kernels).
+    Weights alone can be packed: where an NVIDIA device lacks the unit, vLLM unpacks to 16 bits (Marlin kernels).
+    Raises PlannerError where there is no such way, or nobody has said how fast the unit is.
     """
     shares = {"fp8": reach.products_8, "int8": reach.products_8, "fp4": reach.products_4}
     unit = stored.compute_dtype
-    if unit in shares and device.multiplies(unit):
+    if unit not in shares:
+        return "bf16", reach.products_16
+    if device.multiplies(unit):
         return unit, shares[unit]
-    if unit in shares and f"{unit}_tflops" in device.lacks and stored.weight_bits == 8 and unit == "int8":
-        raise PlannerError("settings", "quant", stored.name, f"the {device.label} has no int8 unit", "use fp8 or int4")
+    if UNIT_OF_DTYPE[unit] not in device.lacks:
+        device.figure(UNIT_OF_DTYPE[unit])  # says what is missing
+    if unit not in UNPACKED_UNITS or device.vendor not in UNPACKING_VENDORS:
+        able = [dtype for dtype in ("fp8", "int8") if device.multiplies(dtype)]
+        remedy = f"use {' or '.join([*able, 'int4', 'bfloat16'])}"
+        raise PlannerError("settings", "quant", stored.name, f"the {device.label} has no {unit} unit", remedy)
     return "bf16", reach.products_16

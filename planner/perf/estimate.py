@@ -75,13 +75,15 @@ def estimate(
     engine: str = "vllm",
     max_num_batched_tokens: int | None = None,
     max_num_seqs: int | None = None,
+    kv_cache_bytes: int | None = None,
     calibration: Calibration | None = None,
     devices: Devices | None = None,
 ) -> Estimate:
     """One estimate. Lengths in tokens; exactly one of `concurrency`, `request_rate` (per second) and `batch`.
 
     `kv_cache_dtype` None: fp8 where the weights are packed and the device multiplies in their format, else the
-    model's own. Raises PlannerError that names the value at fault.
+    model's own. `kv_cache_bytes` is of one device; None: what weights and activations leave. Raises PlannerError that
+    names the value at fault.
     """
     shape = shape_of_model(model) if isinstance(model, str) else model
     device = (devices or read_devices()).device(system) if isinstance(system, str) else system
@@ -104,6 +106,7 @@ def estimate(
         replicas=replicas,
         budget_tokens=max_num_batched_tokens,
         max_sequences=max_num_seqs,
+        kv_cache_bytes=kv_cache_bytes,
     )
     return estimates(prepare([question]), calibration or shipped_calibration())[0]
 
@@ -138,7 +141,7 @@ def estimates(prepared: Prepared, calibration: Calibration) -> list[Estimate]:
                 step_ms={cause.removesuffix("_s"): 1e3 * float(getattr(parts, cause)[row]) for cause in causes},
                 limit=_limit(served, prepared, row),
                 rung=rung,
-                sigma=calibration.sigmas[rung],
+                sigma=calibration.sigma(question),
             )
         )
     return answers

@@ -201,4 +201,5 @@ def _companions(co: Coefficients, load: Load, engine: Engine, places: Array) -> 
     spread = np.maximum(load.spread, 1e-9)
     apart = DISPERSAL * places / (spread * load.osl)
     alike = np.minimum(LOOSE + LOOSER * places, engine.budget_tokens / load.isl)
-    return np.asarray(co.bunching * np.minimum(apart, np.maximum(alike, 0.0)))
+    others = np.maximum(0.0, places - 1)
+    return np.asarray(co.bunching * np.minimum(np.minimum(apart, np.maximum(alike, 0.0)), others))

@@ -32,15 +32,18 @@ def read_calibration(path: Path) -> Calibration:
     if min(base.values()) <= 0:
         raise PlannerError(path.name, "base", min(base.values()), "must be above zero", "fit the file again")
     levels = {level: _corrections(data.get(level) or {}, path, level) for level in LEVELS}
-    return Calibration(base=base, sigmas=_sigmas(data.get("sigmas") or {}, path), **levels)
+    own = _sigma_table(data.get("own_sigmas") or {}, path, "own_sigmas")
+    return Calibration(base=base, sigmas=_sigmas(data.get("sigmas") or {}, path), own_sigmas=own, **levels)
 
 
 def calibration_document(calibration: Calibration) -> dict[str, object]:
     """What `read_calibration` reads back, as plain mappings."""
+    own = {key: {"tpot": s.tpot, "ttft": s.ttft} for key, s in calibration.own_sigmas.items()}
     return {
         "base": {name: float(f"{value:.4g}") for name, value in calibration.base.items()},
         **{level: {key: dict(value) for key, value in getattr(calibration, level).items()} for level in LEVELS},
         "sigmas": {rung: {"tpot": s.tpot, "ttft": s.ttft} for rung, s in calibration.sigmas.items()},
+        **({"own_sigmas": own} if own else {}),
     }
 
 
@@ -51,10 +54,20 @@ def _corrections(data: object, path: Path, key: str) -> dict[str, Correction]:
 
 
 def _sigmas(data: object, path: Path) -> dict[Rung, Sigma]:
+    read = _sigma_table(data, path, "sigmas")
+    return {rung: read.get(rung, guess) for rung, guess in GUESSED_SIGMAS.items()}
+
+
+def _sigma_table(data: object, path: Path, key: str) -> dict[str, Sigma]:
     if not isinstance(data, Mapping):
-        raise PlannerError(path.name, "sigmas", data, "a mapping is needed", "fit the file again")
-    read = {rung: _numbers(value, path, f"sigmas.{rung}", ("tpot", "ttft")) for rung, value in data.items()}
-    return {rung: Sigma(**read[rung]) if rung in read else guess for rung, guess in GUESSED_SIGMAS.items()}
+        raise PlannerError(path.name, key, data, "a mapping is needed", "fit the file again")
+    found = {}
+    for name, value in data.items():
+        numbers = _numbers(value, path, f"{key}.{name}", ("tpot", "ttft"))
+        if set(numbers) != {"tpot", "ttft"}:
+            raise PlannerError(path.name, f"{key}.{name}", value, "tpot and ttft are needed", "fit the file again")
+        found[str(name)] = Sigma(**numbers)
+    return found
 
 
 def _numbers(data: object, path: Path, key: str, known: tuple[str, ...]) -> dict[str, float]:

@@ -111,13 +111,20 @@ class EngineEstimate:
 
 
 def mixed_engine(
-    costs: StepCosts, rules: EngineRules, lengths: Lengths, *, rate_rps: Number, arrival_scv: Number = 1.0
+    costs: StepCosts,
+    rules: EngineRules,
+    lengths: Lengths,
+    *,
+    rate_rps: Number,
+    arrival_scv: Number = 1.0,
+    seen: Lengths | None = None,
 ) -> EngineEstimate:
     """One engine that prefills and decodes `rate_rps` requests per second.
 
-    `arrival_scv` is variance / mean² of the gaps between arrivals: 1 for Poisson.
+    `arrival_scv` is variance / mean² of the gaps between arrivals: 1 for Poisson. `seen` are the requests whose
+    percentiles are asked for, where they are a class among others; all of them by default.
     """
-    return _estimate(_flow(costs, rules, lengths, rate_rps, arrival_scv, prefills=True))
+    return _estimate(_flow(costs, rules, lengths, rate_rps, arrival_scv, prefills=True), seen or lengths)
 
 
 def decode_engine(
@@ -128,12 +135,14 @@ def decode_engine(
     rate_rps: Number,
     arrival_scv: Number = 1.0,
     transfer_s: Number = 0.0,
+    seen: Lengths | None = None,
 ) -> EngineEstimate:
     """One engine of a decode pool: prompts come with their KV, `transfer_s` after their first token.
 
     `ttft_s` of the answer is the wait for the second token's step, as the first comes from the prefill pool.
     """
-    return _estimate(_flow(costs, rules, lengths, rate_rps, arrival_scv, prefills=False), transfer_s=transfer_s)
+    flow = _flow(costs, rules, lengths, rate_rps, arrival_scv, prefills=False)
+    return _estimate(flow, seen or lengths, transfer_s=transfer_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +203,12 @@ def _flow(
     )
 
 
-def _estimate(flow: _Flow, *, transfer_s: Number = 0.0) -> EngineEstimate:
+def _estimate(flow: _Flow, seen: Lengths, *, transfer_s: Number = 0.0) -> EngineEstimate:
     lengths, rules = flow.lengths, flow.rules
-    waits, wait_s, own_s, own_weights = _ttft_parts(flow)
+    waits, wait_s, own_s, own_weights = _ttft_parts(flow, seen)
     batch_variance, relaxation_s = _batch_swings(flow)
     first_gap_s = own_s @ own_weights + wait_s
-    tpot_mean_s, tpot_sd_s = _tpot_parts(flow, batch_variance, relaxation_s, first_gap_s, transfer_s)
+    tpot_mean_s, tpot_sd_s = _tpot_parts(flow, seen, batch_variance, relaxation_s, first_gap_s, transfer_s)
     block_waste = flow.batch * np.asarray(rules.block_size_tokens) / 2
     context = lengths.mean_context_tokens
     shape = flow.load.shape
@@ -216,7 +225,7 @@ def _estimate(flow: _Flow, *, transfer_s: Number = 0.0) -> EngineEstimate:
         tpot_mean_s=_infinite(tpot_mean_s),
         tpot_sd_s=np.nan_to_num(tpot_sd_s, nan=0.0),
         full_step_s=_infinite(_full_step_s(flow, np.sqrt(batch_variance))),
-        outputs=lengths.outputs,
+        outputs=seen.outputs,
         waits=np.nan_to_num(waits, nan=1.0),
         wait_s=_infinite(wait_s),
         own_s=_infinite(own_s),
@@ -248,10 +257,10 @@ def _full_step_s(flow: _Flow, batch_sd: Floats) -> Floats:
 
 
 def _tpot_parts(
-    flow: _Flow, batch_variance: Floats, relaxation_s: Floats, first_gap_s: Floats, transfer_s: Number
+    flow: _Flow, seen: Lengths, batch_variance: Floats, relaxation_s: Floats, first_gap_s: Floats, transfer_s: Number
 ) -> tuple[Floats, Floats]:
     """Mean and standard deviation of TPOT by class of output length."""
-    steps = flow.lengths.outputs.values
+    steps = seen.outputs.values
     decodes = (1 - flow.prefill_load)[..., None]
     work_s = flow.bare_step_s[..., None] * steps
     # Prompts that arrived while the own one was waiting and computing interrupt the first steps.
@@ -267,9 +276,9 @@ def _tpot_parts(
     return mean_s / steps, np.sqrt(stalls_s2 + behind_s2 + swings_s2) / steps
 
 
-def _ttft_parts(flow: _Flow) -> tuple[Floats, Floats, Floats, Floats]:
+def _ttft_parts(flow: _Flow, seen: Lengths) -> tuple[Floats, Floats, Floats, Floats]:
     """(share that waits, mean wait, own part by class, weights of the classes)."""
-    prompts, costs = flow.lengths.prompts, flow.costs
+    prompts, costs = seen.prompts, flow.costs
     bare_s = flow.bare_step_s
     room = np.maximum(np.asarray(flow.rules.max_num_batched_tokens) - flow.batch, 1.0)
     if flow.prefills:
@@ -285,7 +294,8 @@ def _ttft_parts(flow: _Flow) -> tuple[Floats, Floats, Floats, Floats]:
     left_s = (bare_s * (1 - np.exp(-flow.batch)))[..., None] * cuts
     own_s = (own_s + fixed_s[..., None])[..., :, None] + left_s[..., None, :]
     weights = np.repeat(prompts.weights, len(cuts)) / len(cuts)
-    return waits, wait_s, own_s.reshape(*own_s.shape[:-2], -1), weights
+    # Not -1: of no configurations numpy could not tell how long the last axis is.
+    return waits, wait_s, own_s.reshape(*own_s.shape[:-2], own_s.shape[-2] * own_s.shape[-1]), weights
 
 
 def _wait_for_prompts(flow: _Flow, room: Floats) -> tuple[Floats, Floats]:

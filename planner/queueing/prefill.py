@@ -82,13 +82,15 @@ def prefill_pool(
     arrival_scv: Number = 1.0,
     routing: Routing = Routing.SHARED_QUEUE,
     transfer_s: Number = 0.0,
+    seen: Lengths | None = None,
 ) -> PrefillEstimate:
     """TTFT of prefill pools that serve `rate_rps` in all.
 
     `arrival_scv` is variance / mean² of the gaps between arrivals: 1 for Poisson. `transfer_s` is added where the
     first token waits for the KV to reach a decode engine; Ferry sends it before, so its own pools leave it at zero.
+    `seen` are the requests whose percentiles are asked for, where they are a class among others.
     """
-    prompts = lengths.prompts
+    prompts, own = lengths.prompts, (seen or lengths).prompts
     budget = np.asarray(rules.max_num_batched_tokens, dtype=float)
     chunks = np.ceil(prompts.tokens / budget[..., None])
     steps_s = np.asarray(costs.step_s * (chunks @ prompts.weights), dtype=float)
@@ -108,13 +110,14 @@ def prefill_pool(
     departures = _departures_scv(rate * one.service_s / count, count, scv, one.service_scv)
     load, waits, wait_s, departures = np.broadcast_arrays(load, waits, wait_s, departures)
     known_s = np.asarray(costs.sequence_s + costs.overhead_s + transfer_s, dtype=float)
-    own_s = known_s[..., None] + chunks * np.asarray(costs.step_s)[..., None] + prompts.work_s(costs)
+    own_chunks = np.ceil(own.tokens / budget[..., None])
+    own_s = known_s[..., None] + own_chunks * np.asarray(costs.step_s)[..., None] + own.work_s(costs)
     return PrefillEstimate(
         load=load,
         waits=waits,
         mean_wait_s=wait_s,
         own_s=np.broadcast_to(own_s, (*load.shape, own_s.shape[-1])),
-        weights=prompts.weights,
+        weights=own.weights,
         departures_scv=departures,
     )
 

@@ -24,6 +24,13 @@ START_TIMEOUT_S = 180
 HARD_STOP_TIMEOUT_S = 10
 
 
+def is_engine_core(process: psutil.Process) -> bool:
+    """One that ends meanwhile is none, and must not hide the others."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any("EngineCore" in name for name in (process.name(), *process.cmdline()))
+    return False
+
+
 class Up:
     """`ferry up` in the foreground of a process of its own."""
 
@@ -45,9 +52,7 @@ class Up:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def loads_an_engine(self) -> bool:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return any("EngineCore" in process.name() for process in self.family())
-        return False
+        return any(map(is_engine_core, self.family()))
 
     def await_(self, condition: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,36 +18,15 @@ from typer.testing import CliRunner, Result
 from loadtest.arrivals import Family, Spread
 from loadtest.cli import load_app
 from loadtest.jobs import body
-from loadtest.load import LoadPlan, make_load
+from loadtest.load import make_load
 from loadtest.options import parse_header, parse_slo, profile_of, spread_of
 from loadtest.results import read_records
 from loadtest.truth import TruthServer
 from loadtest.types import LoadTestError, Slo
 from tests.loadtest.conftest import QUICK
+from tests.loadtest.model_server import says, serving
+from tests.loadtest.plans import PLAN
 from tests.loadtest.test_traces import BURSTGPT, WEKA, written
-
-PLAN = LoadPlan(
-    endpoint="/v1/chat/completions",
-    model="m",
-    input_words=10,
-    output_tokens=4,
-    ignore_eos=False,
-    stream=True,
-    seed=3,
-    request_rate_rps=10.0,
-    burstiness=1.0,
-    family=None,
-    cv=1.0,
-    ramp_from_rps=None,
-    bursts="",
-    rate_file=None,
-    trace=None,
-    trace_format="",
-    trace_keep=1.0,
-    concurrency=None,
-    requests=20,
-    duration_s=None,
-)
 
 
 def load(*arguments: str) -> Result:
@@ -79,12 +62,21 @@ def test_a_missed_slo_is_exit_code_1(truth: TruthServer, tmp_path: Path) -> None
     [
         (["--goodput", "latency:5"], "'latency' is none of ttft"),
         (["--goodput", "ttft:fast"], "'fast' is no number of milliseconds"),
-        (["--request-rate", "0"], "the request rate is 0"),
+        (["--request-rate", "0"], "the request rate must be above 0"),
         (["--endpoint", "/v1/embeddings"], "is not a route that can be measured"),
         (["--trace", "missing.csv"], "cannot be read"),
         (["--header", "no colon"], "Name: value"),
         (["--benchmark-duration", "5"], "needs --num-prompts"),
         (["--request-rate", "5", "--on-off", "1:2"], "need a --benchmark-duration"),
+        (["--slo", "missing.yaml"], "cannot be read"),
+        (["--goodput", "ttft:5", "--slo", "missing.yaml"], "two SLOs"),
+        (["--workload", "missing.yaml"], "cannot be read"),
+        (["--dataset-path", "missing.json"], "cannot be read"),
+        (["--tools", "missing.json"], "cannot be read"),
+        (["--extra-body", "[]"], "no JSON object"),
+        (["--extra-body", "{"], "no JSON"),
+        (["--tenant", "a=-1"], "NAME=WEIGHT"),
+        (["--tokenizer", "endpoint"], "cannot reach 127.0.0.1:9/tokenize"),
         (["--base-url", "ftp://x"], "is not an http or https URL"),
         (["--base-url", "http://127.0.0.1:9"], "cannot connect to 127.0.0.1:9"),
     ],
@@ -97,6 +89,77 @@ def test_what_cannot_run_is_exit_code_2_with_a_reason(arguments: list[str], told
 def test_without_a_model_the_endpoint_must_name_one(tmp_path: Path) -> None:
     found = load("run", "--base-url", "http://127.0.0.1:9", "--save-dir", str(tmp_path))
     assert found.exit_code == 2 and "cannot reach 127.0.0.1:9/v1/models" in found.output
+
+
+SLO = "classes:\n  chat: {ttft_ms: {p50: 5000}, tpot_ms: 2000}\n  batch: {e2e_ms: 20000, attainment: 0.9}\n"
+WORKLOAD = """streams:
+  chat: {lengths: {kind: constant, isl: 40, osl: 2}, arrivals: {kind: poisson, rate_rps: 20}}
+  batch: {lengths: {kind: constant, isl: 60, osl: 3}, arrivals: {kind: poisson, rate_rps: 10}}
+"""
+
+
+def test_the_planners_documents_drive_a_run_and_its_verdict(tmp_path: Path) -> None:
+    documents = ("--slo", str(written(tmp_path / "slo.yaml", SLO)))
+    documents += ("--workload", str(written(tmp_path / "workload.yaml", WORKLOAD)))
+    folder = tmp_path / "results"
+    with serving(says("a", "b")) as server:
+        common = ("--base-url", server.base_url, "--save-dir", str(folder), "--tokenizer", "endpoint")
+        told = load("run", *common, *documents, "--num-prompts", "30", "--class-header", "X-Class")
+    assert told.exit_code in (0, 3), told.output
+    assert "class chat: p50 of ttft is " in told.output and "class batch: met" in told.output
+    (report,) = (json.loads(path.read_text()) for path in folder.glob("*.json"))
+    assert report["judged"]["chat"]["met"] and report["judged"]["batch"]["wanted"] == 0.9
+    assert report["classes"]["chat"]["mean_prompt_tokens"] == 40
+    assert report["classes"]["batch"]["mean_prompt_tokens"] == 60
+    assert not report["warnings"] or "length" not in " ".join(report["warnings"])
+    assert {headers["X-Class"] for _, headers in server.asked} == {"chat", "batch"}
+
+
+def test_one_class_of_an_slo_is_chosen(truth: TruthServer, tmp_path: Path) -> None:
+    slo = str(written(tmp_path / "slo.yaml", SLO))
+    told = run(truth, tmp_path, "--num-prompts", "4", "--max-concurrency", "2", "--slo", slo)
+    assert told.exit_code == 2 and "--slo-class should be one of chat, batch" in told.output
+    told = run(truth, tmp_path, "--num-prompts", "4", "--max-concurrency", "2", "--slo", slo, "--slo-class", "batch")
+    assert told.exit_code in (0, 3) and "SLO met by 4 of 4" in told.output
+
+
+def test_tools_formats_and_more_are_in_the_requests(tmp_path: Path) -> None:
+    tools = written(tmp_path / "tools.json", '[{"type": "function", "function": {"name": "f"}}]')
+    schema = written(tmp_path / "schema.json", '{"type": "object", "properties": {"a": {"type": "integer"}}}')
+    flags = ("--tools", str(tools), "--response-format", str(schema), "--extra-body", '{"temperature": 0.5}')
+    with serving(says("a")) as server:
+        common = ("--base-url", server.base_url, "--save-dir", str(tmp_path / "results"), "--max-concurrency", "1")
+        told = load("run", *common, *flags, "--num-prompts", "2", "--turns", "2", "--isl", "9")
+    assert told.exit_code in (0, 3), told.output
+    assert "counted in words" in told.output
+    first, second = server.bodies
+    assert first["tools"][0]["function"]["name"] == "f" and first["temperature"] == 0.5
+    assert first["response_format"]["json_schema"]["schema"]["type"] == "object"
+    assert [one["role"] for one in second["messages"]] == ["user", "assistant", "user"]
+
+
+def test_results_that_cannot_be_saved_are_exit_code_2(truth: TruthServer, tmp_path: Path) -> None:
+    no_folder = written(tmp_path / "file", "")
+    told = run(truth, no_folder, "--num-prompts", "2", "--max-concurrency", "1")
+    assert told.exit_code == 2 and "not all could be saved" in told.output and "all requests" in told.output
+
+
+def test_ctrl_c_saves_what_was_seen(truth: TruthServer, tmp_path: Path) -> None:
+    code = "from loadtest.cli import load_app; load_app()"
+    arguments = ["run", "--base-url", truth.base_url, "--save-dir", str(tmp_path), "--isl", "5", "--osl", "4"]
+    arguments += ["--request-rate", "20", "--num-prompts", "4000"]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    until_s = time.monotonic() + 60
+    while not (seen := [one for one in truth.take_log().written if one.status == 200]) and time.monotonic() < until_s:
+        time.sleep(0.2)
+    assert seen, "nothing was sent"
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, 3) and "interrupted" in told
+    (report,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert report["interrupted"] and report["total"]["outcomes"]["ok"] >= 1
+    (records,) = (read_records(path) for path in tmp_path.glob("*.jsonl"))
+    assert len(records) == report["total"]["due"] < 4000
 
 
 def test_calibration_measures_each_load(truth: TruthServer) -> None:

@@ -18,6 +18,8 @@ def read(found: Exchange) -> Record:
     return read_exchange(found, job(), stall_ms=1000, keep_text=True)
 
 
+endings = st.sampled_from([Ending.COMPLETE, Ending.EOF, Ending.RESET, Ending.TIMED_OUT])
+
 WHOLE = stream(
     (5, delta(role="assistant", content="")),
     (200, delta(content="a")),
@@ -201,3 +203,21 @@ def test_an_answer_that_is_no_stream_has_only_its_whole_time() -> None:
 def test_what_the_socket_knows_is_its_own_kind(ending: Ending, outcome: Outcome) -> None:
     record = read(exchange([], ending, detail="because"))
     assert record.outcome is outcome and record.detail == "because" and record.ttft_ns is None
+
+
+@given(st.binary(max_size=300), st.integers(0, 10_000), st.integers(0, 300), st.lists(st.integers(0)), endings)
+def test_any_damage_to_an_answer_is_one_outcome_however_it_is_cut(
+    damage: bytes, at: int, length: int, cuts: list[int], ending: Ending
+) -> None:
+    """A good answer with some bytes replaced: never an exception, and the same verdict for the same bytes."""
+    whole = b"".join(piece for _, piece in WHOLE)
+    at %= len(whole)
+    data = whole[:at] + damage + whole[at + length :]
+    found = [
+        read(exchange([(float(n), piece) for n, piece in enumerate(pieces)], ending))
+        for pieces in ([data], pieces_of(data, cuts))
+    ]
+    assert found[0].outcome is found[1].outcome and found[0].detail == found[1].detail
+    assert found[0].text == found[1].text and found[0].output_tokens == found[1].output_tokens
+    if found[0].outcome is not Outcome.OK:
+        assert found[0].detail

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.traces import SOURCES, Trace, load_trace, thinned
+from loadtest.traces import SOURCES, load_trace, thinned
 from loadtest.traces.replay import limited, spread_out
 from loadtest.types import LoadTestError
+from planner import RequestTrace
 from tests.research_data import data_file
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -178,7 +179,7 @@ def real(name: str) -> Path:
     return path
 
 
-def cv_of(trace: Trace) -> float:
+def cv_of(trace: RequestTrace) -> float:
     gaps = np.diff([one.at_s for one in trace.requests])
     return float(gaps.std() / gaps.mean())
 
@@ -235,3 +236,9 @@ def test_gzip_is_read_like_plain_text(tmp_path: Path) -> None:
     zipped = tmp_path / "a.csv.gz"
     zipped.write_bytes(gzip.compress(AZURE.encode()))
     assert load_trace(zipped, rng()) == plain
+
+
+def test_our_own_format_is_read_too(tmp_path: Path) -> None:
+    trace = load_trace(written(tmp_path / "f.csv", "arrival_s,isl,osl\n5,10,2\n6.5,20,3\n7,x,1\n"), rng())
+    assert [(one.at_s, one.input_tokens, one.output_tokens) for one in trace.requests] == [(0, 10, 2), (1.5, 20, 3)]
+    assert trace.bad_lines[0].number == 4 and "not a number" in trace.bad_lines[0].why

@@ -13,7 +13,7 @@ from serving.types import PoolRole
 
 ROOT = Path(__file__).resolve().parents[2]
 # The planner's documents beside them carry their kind in front: slo.chat.yaml.
-DOCUMENTS = ("slo.", "workload.", "device.", "prices.")
+DOCUMENTS = ("slo.", "workload.", "device.", "prices.", "question.")
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if not path.name.startswith(DOCUMENTS))
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from parts.bare_gateway import gateway_main
 from parts.children import BenchFailed, Child, cpu_s
-from parts.ferry import local_settings
+from parts.ferry import HOME, local_settings
 from parts.instant_engine import engine_main
 from parts.prompts import chat_body, messages
 from parts.streams import HttpJob, Run, client_main
 
 from serving.engine.channel import ChannelKeys
 from serving.engine.core import ModelFiles
-from serving.model_store import default_home, resolve
+from serving.model_store import resolve
 from serving.settings import Settings
 
 STREAMS = (1, 8, 32, 128)
@@ -97,7 +97,7 @@ def _against(value: float, other: int | None) -> str:
 @contextlib.contextmanager
 def _setup() -> Iterator[Setup]:
     settings = Settings.model_validate(local_settings())
-    folder = resolve(settings.model, default_home())
+    folder = resolve(settings.model, HOME)
     model, keys = ModelFiles(path=folder.path, served_name=folder.name), ChannelKeys.generate()
     with contextlib.ExitStack() as stack:
 

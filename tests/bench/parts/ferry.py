@@ -28,6 +28,7 @@ MARK = "BENCH_MARK"
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 120.0
 ROOT = Path(__file__).resolve().parents[3]
+HOME = Path(os.environ.get("FERRY_HOME") or default_home())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def deployed(tree: dict[str, Any], *, mark: str | None = None) -> Iterator[Deplo
             up = ["up", "--config", config.name, "--detach"]
             code, said = _ferry(up, environment, timeout_s=START_TIMEOUT_S)
             start_s = time.monotonic() - started_s
-        state = run_state.read(run_state.run_dir(default_home(), port))
+        state = run_state.read(run_state.run_dir(HOME, port))
         if code != 0 or state is None:
             raise BenchFailed(f"ferry up failed with {code}:\n{said}")
         yield Deployment(state, mark, start_s)

@@ -11,12 +11,12 @@ from typing import Any
 
 from parts.children import BenchFailed, Child, busy_share, cpu_s
 from parts.direct import DirectJob, direct_main
-from parts.ferry import Deployment, deployed, local_settings
+from parts.ferry import HOME, Deployment, deployed, local_settings
 from parts.prompts import chat_body, messages
 from parts.streams import HttpJob, Run, client_main, itl_ms, ttft_ms
 
 from serving.engine.core import ModelFiles
-from serving.model_store import default_home, resolve
+from serving.model_store import resolve
 from serving.settings import Settings
 
 ITL_AIM, TTFT_AIM = 1.10, 1.15
@@ -87,7 +87,7 @@ def measure(*, quick: bool) -> None:
         BenchFailed: on any error or missing token.
     """
     tree = local_settings()
-    folder = resolve(tree["model"], default_home())
+    folder = resolve(tree["model"], HOME)
     model = ModelFiles(path=folder.path, served_name=folder.name)
     with _child(client_main) as client, _child(direct_main, model, Settings.model_validate(tree).engine) as direct:
         direct.freeze()

@@ -13,14 +13,14 @@ from typing import Any
 import uvloop
 from parts import namespaces
 from parts.children import Child, answer_all
-from parts.ferry import local_settings
+from parts.ferry import HOME, local_settings
 from parts.namespaces import Place
 
 from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.engine.core import ENGINE_ENV, ModelFiles
 from serving.engine.process import EngineSpec, start_host
-from serving.model_store import default_home, resolve
+from serving.model_store import resolve
 from serving.settings import EngineSettings
 from serving.types import PoolRole, Replica, ReplicaState
 
@@ -60,7 +60,7 @@ def mover_on(link: Link, settings: EngineSettings) -> Iterator[tuple[Child, Repl
         NoNamespaces: when the link needs network namespaces and there are none.
         BenchFailed: when something does not start.
     """
-    keys, folder = ChannelKeys.generate(), resolve(local_settings()["model"], default_home())
+    keys, folder = ChannelKeys.generate(), resolve(local_settings()["model"], HOME)
     model = ModelFiles(path=folder.path, served_name=folder.name)
     with contextlib.ExitStack() as stack:
         places = stack.enter_context(_places(link))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from loadtest.traces.types import BadLine, Trace, TraceRequest
-from loadtest.types import LoadTestError
+from planner.recorded import BadLine, RequestTrace, TraceRequest
+from planner.types import PlannerError
 
 WINDOW_S = 600.0
 DRAWN_AT_ONCE = 256
@@ -41,10 +41,10 @@ class Histogram:
 
 def servegen(
     files: Mapping[str, bytes], rng: np.random.Generator, *, begin_s: float = 0.0, duration_s: float | None = None
-) -> Trace:
+) -> RequestTrace:
     """Draw the requests of all clients from `begin_s` of the recording on.
 
-    The recording spans days: give a `duration_s` unless all of it is wanted.
+    The recording spans days: give a `duration_s` unless all of it is wanted. Raises PlannerError if it is none.
     """
     traces: dict[int, bytes] = {}
     datasets: dict[int, bytes] = {}
@@ -53,7 +53,7 @@ def servegen(
         if found is not None:
             (traces if found[2] == "trace.csv" else datasets)[int(found[1])] = data
     if not traces:
-        raise LoadTestError("no chunk-N-trace.csv is among the files")
+        raise PlannerError("trace", "", None, "holds no chunk-N-trace.csv", "give ServeGen's folder or archive")
     until_s = begin_s + duration_s if duration_s is not None else float("inf")
     requests: list[TraceRequest] = []
     bad: list[BadLine] = []
@@ -63,7 +63,7 @@ def servegen(
         for at_s in _arrivals(lines.decode().splitlines(), own, begin_s, until_s, bad):
             inputs, outputs = _in_window(lengths, at_s)
             requests.append(TraceRequest(at_s - begin_s, inputs.draw(own), outputs.draw(own)))
-    return Trace(tuple(sorted(requests, key=lambda one: one.at_s)), tuple(bad))
+    return RequestTrace(tuple(sorted(requests, key=lambda one: one.at_s)), tuple(bad))
 
 
 def _arrivals(

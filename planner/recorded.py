@@ -1,4 +1,4 @@
-"""What a trace says, whatever its format. Pure."""
+"""What a recording of real traffic says, whatever its format. Pure."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ class TraceRequest:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that could not be used, counted from 1."""
+    """A line that could not be used, counted from 1; `text` is how it begins."""
 
     number: int
     why: str
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class RequestTrace:
     """Requests in order of `at_s`, and what had to be left out."""
 
     requests: tuple[TraceRequest, ...]

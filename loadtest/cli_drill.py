@@ -1,0 +1,192 @@
+"""`ferry load drill`: a load, and what becomes of its streams when something is done to the deployment.
+
+Exit codes as those of `ferry load run`; also 1 if a stream that was open at an action did not complete, and 2 if an
+action could not be done: then nothing was drilled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loadtest import cli_options as flags
+from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
+from loadtest.cli_report import HtmlFile, asking_for_moves, run_watched, write_page
+from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
+from loadtest.console import progress_line, show
+from loadtest.console_drill import show_drill
+from loadtest.drill.conductor import Conductor
+from loadtest.drill.hands import Hands
+from loadtest.drill.report import DrillReport, drill_report
+from loadtest.drill.texts import TextCheck, check_texts
+from loadtest.drill.timeline import BY_ADMIN_API, Action, in_order, parse_action, timeline_from
+from loadtest.jobs import greedy
+from loadtest.load import load_for
+from loadtest.report import as_json as as_json_tree
+from loadtest.report import build
+from loadtest.results import save
+from loadtest.runner import run as run_load
+from loadtest.spec import RunResult, RunSpec
+from loadtest.types import LoadTestError, Record
+from planner import read_yaml_object
+
+DRILL = "Drill"
+
+Do = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--do",
+        help="`SECONDS KIND SUBJECT`; repeat it. Kinds: drain, undrain, kill, kill-host, stop, continue a REPLICA (or "
+        "busiest:POOL; the last four also pid:N on this machine), or run a shell command.",
+        rich_help_panel=DRILL,
+    ),
+]
+Timeline = Annotated[Path | None, typer.Option(help="The same in YAML: a list `actions`.", rich_help_panel=DRILL)]
+AdminUrl = Annotated[str, typer.Option(help="Where /admin/v1 is.", show_default="--base-url", rich_help_panel=DRILL)]
+AdminToken = Annotated[str, typer.Option(envvar="FERRY_ADMIN_TOKEN", help="Of the admin API.", rich_help_panel=DRILL)]
+CheckText = Annotated[
+    bool,
+    typer.Option(
+        "--check-text",
+        help="Compare each answer with an undisturbed run of the same greedy requests, before the drill.",
+        rich_help_panel=DRILL,
+    ),
+]
+NoControl = Annotated[
+    bool,
+    typer.Option(
+        "--no-control",
+        help="Without a second undisturbed run, which says how much of a difference is usual.",
+        rich_help_panel=DRILL,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("drill")(drill)
+
+
+@grouped
+def drill(
+    where: TargetFlags,
+    times: TimesFlags,
+    requests: RequestFlags,
+    goal: GoalFlags,
+    bounds: LimitFlags,
+    do: Do = None,
+    timeline: Timeline = None,
+    admin_url: AdminUrl = "",
+    admin_token: AdminToken = "",
+    check_text: CheckText = False,
+    no_control: NoControl = False,
+    save_dir: flags.SaveDir = Path("results"),
+    as_json: flags.AsJson = False,
+    html: HtmlFile = None,
+) -> None:
+    """Send a load, do things to the deployment meanwhile, and tell what became of the streams."""
+    with errors_as_exit_codes():
+        actions = _actions(do, timeline)
+        target = asking_for_moves(where.target())
+        token = (("Authorization", f"Bearer {admin_token}"),) if admin_token else ()
+        hands = Hands(replace(target, base_url=admin_url or where.base_url, headers=token))
+        _check_reach(hands, actions)
+        slo, class_slos = goal.slos()
+        load = load_for(plan_of(where, times, requests, goal), target)
+        spec = RunSpec(
+            target,
+            greedy(load.jobs, times.seed) if check_text else load.jobs,
+            bounds.limits(times),
+            slo,
+            bounds.workers,
+            times.warmup_s,
+            keep_text=check_text,
+            class_slos=class_slos,
+        )
+        raise typer.Exit(_drill(spec, actions, hands, save_dir, html, as_json, control=not no_control))
+
+
+def _actions(do: list[str] | None, timeline: Path | None) -> list[Action]:
+    actions = [parse_action(text) for text in do or ()]
+    if timeline is not None:
+        actions += timeline_from(read_yaml_object(timeline), str(timeline))
+    if not actions:
+        raise LoadTestError("a drill needs an action: --do '20 drain decode-1', or --timeline FILE")
+    return in_order(actions)
+
+
+def _check_reach(hands: Hands, actions: list[Action]) -> None:
+    """Better before the load than in its middle. Raises LoadTestError."""
+    if any(action.names_replica or action.kind in BY_ADMIN_API for action in actions):
+        hands.replicas()
+
+
+def _drill(
+    spec: RunSpec,
+    actions: list[Action],
+    hands: Hands,
+    save_dir: Path,
+    html: Path | None,
+    as_json: bool,
+    *,
+    control: bool,
+) -> int:
+    """The exit code."""
+    console = Console(stderr=as_json)
+    undisturbed = _undisturbed(spec, console, control=control) if spec.keep_text else []
+    conductor = Conductor(actions, hands)
+    with conductor:
+        result = run_watched(spec, progress_line(console), conductor.begin, watch=True)
+    report = build(result)
+    told = drill_report(
+        result.records,
+        spec.slo_of,
+        conductor.done,
+        [str(action) for action in actions[len(conductor.done) :]],
+        run_id=result.run_id,
+        start_ns=result.start_ns,
+        texts=_texts(result, undisturbed),
+    )
+    more = {"drill": asdict(told)}
+    saved = save(result, report, save_dir, more)
+    show(report, console)
+    show_drill(told, console)
+    if as_json:
+        typer.echo(json.dumps({**as_json_tree(report, result), **more}, default=str))
+    if saved.error:
+        Console(stderr=True).print(f"not all could be saved: {saved.error}", style="red", markup=False)
+        return CANNOT_RUN
+    console.print(f"saved: {saved.report_file}, {saved.records_file}", markup=False, highlight=False, soft_wrap=True)
+    if html is not None:
+        write_page(saved.report_file, html, "Drill")
+    return _exit_code(told, EXIT_CODES[report.verdict])
+
+
+def _undisturbed(spec: RunSpec, console: Console, *, control: bool) -> list[tuple[Record, ...]]:
+    """The reference, and the control if wanted. A run before them fills the prefix caches, which change the roundings.
+
+    Raises LoadTestError if a reference run was interrupted.
+    """
+    runs = []
+    for name in ("to fill the caches", "as the reference", *(["as the control"] if control else [])):
+        console.print(f"an undisturbed run {name}", highlight=False)
+        result = run_load(spec, progress_line(console))
+        if result.interrupted:
+            raise LoadTestError("interrupted before the drill")
+        runs.append(result.records)
+    return runs[1:]
+
+
+def _texts(result: RunResult, undisturbed: list[tuple[Record, ...]]) -> TextCheck | None:
+    return check_texts(result.records, *undisturbed) if undisturbed else None
+
+
+def _exit_code(told: DrillReport, of_verdict: int) -> int:
+    if told.undone or not all(one.action.ok for one in told.actions):
+        return CANNOT_RUN
+    lost = any(one.streams.lost for one in told.actions)
+    return of_verdict or int(lost)

@@ -1,0 +1,126 @@
+"""`ferry profile`: measure a running deployment at 6 to 12 chosen loads, and write what the planner calibrates on.
+
+Exit codes: 0 the profile is written, 2 it could not be measured or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import cli_options as flags
+from loadtest.options import parse_header
+from loadtest.profile import Measured, choose_trials, facts_of, measure
+from loadtest.profile import options as own
+from loadtest.types import LoadTestError, Target
+from planner import Estimate, PlannerError, Profile, calibrated_on, estimates_at
+
+CANNOT_RUN = 2
+
+
+def profile(
+    system: own.System,
+    base_url: flags.BaseUrl = "http://127.0.0.1:8000",
+    model: flags.Model = "",
+    shape: own.Shape = "",
+    endpoint: flags.Endpoint = "/v1/completions",
+    api_key: flags.ApiKey = "",
+    header: flags.Header = None,
+    ca_file: flags.CaFile = None,
+    insecure: flags.Insecure = False,
+    kind: own.DeviceKind = "gpu",
+    memory_gib: own.MemoryGib = None,
+    tp: own.Tp = 1,
+    pp: own.Pp = 1,
+    dp: own.Dp = 1,
+    ep: own.Ep = 1,
+    replicas: own.Replicas = 1,
+    quant: own.Quant = "",
+    max_num_batched_tokens: own.Budget = None,
+    max_num_seqs: own.Sequences = None,
+    max_model_len: own.MaxLen = None,
+    kv_blocks: own.KvBlocks = None,
+    block_size: own.BlockSize = None,
+    enforce_eager: own.Eager = False,
+    points: own.Count = 8,
+    osl: own.Osl = 64,
+    seed: flags.Seed = 0,
+    timeout_s: flags.Timeout = 600.0,
+    out: own.Out = Path("profile.yaml"),
+) -> None:
+    """Measure a running deployment with a few well-chosen loads; the planner then calibrates on what is written."""
+    console = Console()
+    try:
+        keys = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
+        headers = (*keys, *(parse_header(line) for line in header or ()))
+        target = Target(base_url, endpoint, headers, str(ca_file) if ca_file else None, not insecure)
+        facts = facts_of(target)
+        served = model or facts.model
+        if not served:
+            raise LoadTestError(f"{base_url} names no model; give --model")
+        deployment = own.Deployment(
+            model=shape or served, system=system, kind=kind, memory_gib=memory_gib, tp=tp, pp=pp, dp=dp, ep=ep,
+            replicas=replicas, quant=quant, max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs,
+            max_model_len_tokens=max_model_len, kv_blocks=kv_blocks, block_size_tokens=block_size, eager=enforce_eager,
+        )  # fmt: skip
+        trials = choose_trials(deployment.reach(facts), count=points, osl=osl)
+        measured = measure(
+            target, served, trials, seed=seed, timeout_s=timeout_s, on_point=lambda one: _tell(one, console)
+        )
+        written = deployment.profile(facts, measured, on=date.today())
+        out.write_text(yaml.safe_dump(written.document(), sort_keys=False), encoding="utf-8")
+    except (LoadTestError, PlannerError, OSError) as error:
+        remedy = f"; {error.remedy}" if isinstance(error, PlannerError) else ""
+        Console(stderr=True).print(
+            f"ferry profile: {error}{remedy}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(CANNOT_RUN) from error
+    console.print(f"saved: {out}", markup=False, highlight=False, soft_wrap=True)
+    _judge(written, console)
+
+
+def _tell(one: Measured, console: Console) -> None:
+    point = one.point
+    tpot = f"{point.tpot_ms.mean:.1f}" if point.tpot_ms else "-"
+    console.print(
+        f"{point.concurrency:>5.0f} clients x {point.isl:>5.0f} + {point.osl:>4.0f} tokens: "
+        f"TTFT {point.ttft_ms.mean:.1f} ms, TPOT {tpot} ms, {point.out_tok_s:.1f} tokens/s",
+        highlight=False,
+    )
+    for doubt in one.doubts:
+        console.print(f"      {doubt}", style="yellow", markup=False, highlight=False)
+
+
+def _judge(written: Profile, console: Console) -> None:
+    """What the planner made of such loads before it saw the profile, and what it makes of them now."""
+    try:
+        calibration = calibrated_on(written)
+        before, after = estimates_at(written), estimates_at(written, calibration)
+    except PlannerError as error:
+        console.print(f"the planner cannot calibrate on it: {error}; {error.remedy}", style="yellow", markup=False)
+        return
+    table = Table("load", "TTFT ms", "shipped", "calibrated", "TPOT ms", "shipped", "calibrated", title_justify="left")
+    for (point, old), (_, new) in zip(before, after, strict=True):
+        tpot = f"{point.tpot_ms.mean:.1f}" if point.tpot_ms else "-"
+        table.add_row(
+            f"{point.concurrency or point.request_rate:.0f} x {point.isl:.0f}",
+            *_row(f"{point.ttft_ms.mean:.1f}", old.ttft.mean_ms, new.ttft.mean_ms),
+            *_row(tpot, old.tpot.mean_ms, new.tpot.mean_ms),
+        )
+    console.print(table)
+    console.print(_error_bar([new for _, new in after]), markup=False, highlight=False)
+
+
+def _row(measured: str, *estimates_ms: float) -> tuple[str, ...]:
+    return (measured, *(f"{one_ms:.1f}" for one_ms in estimates_ms))
+
+
+def _error_bar(estimates: Sequence[Estimate]) -> str:
+    sigma = estimates[0].sigma
+    return f"error to expect here from now on (one sigma): TPOT {sigma.tpot:.0%}, TTFT {sigma.ttft:.0%}"

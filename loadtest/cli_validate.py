@@ -1,0 +1,173 @@
+"""`ferry load validate`: a plan's prediction beside what its deployment does, at 90 %, 100 % and 110 % of its rate.
+
+Exit codes as those of `ferry load run`, of the planned rate; 3 if any of the runs is INVALID.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import cli_options as flags
+from loadtest.cli_groups import TargetFlags, grouped
+from loadtest.cli_report import RentFlag, rent_of, run_watched
+from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
+from loadtest.console import progress_line
+from loadtest.endpoint import first_model
+from loadtest.goals import goal_of
+from loadtest.http.plain import Asker
+from loadtest.load import load_for
+from loadtest.report import build
+from loadtest.results import save
+from loadtest.spec import RunSpec
+from loadtest.types import Limits, LoadTestError, Target
+from loadtest.validate.load import load_of
+from loadtest.validate.prediction import class_of, of_model, of_plan, rent_of_plan
+from loadtest.validate.results import Point, point_of, results, verdict_of
+from planner import Plan, read_plan
+
+SHARES = (0.9, 1.0, 1.1)
+RESULTS_FILE = "results.json"
+UNKNOWN = "unknown"
+ANSWER_WITHIN_S = 10.0
+
+PlanFile = Annotated[Path, typer.Option("--plan", help="The plan.yaml that was deployed.")]
+SloClassName = Annotated[
+    str, typer.Option("--slo-class", help="Of the plan, where it has several.", show_default="the only one")
+]
+Seconds = Annotated[float, typer.Option(help="Of each of the three loads.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("validate")(validate)
+
+
+@grouped
+def validate(
+    plan: PlanFile,
+    where: TargetFlags,
+    slo_class: SloClassName = "",
+    seconds: Seconds = 60.0,
+    warmup_s: flags.WarmUp = 5.0,
+    seed: flags.Seed = 0,
+    tokenizer: flags.TokenizerName = "",
+    timeout_s: flags.Timeout = 600.0,
+    workers: flags.Workers = 1,
+    usd_per_hour: RentFlag = None,
+    save_dir: flags.SaveDir = Path("results"),
+    as_json: flags.AsJson = False,
+) -> None:
+    """Measure what a plan predicts, and write both into results.json."""
+    with errors_as_exit_codes():
+        planned = read_plan(plan)
+        name = class_of(planned, slo_class)
+        if not seconds > warmup_s:
+            raise LoadTestError(f"--seconds is {seconds:g}: it must be above --warmup-s, {warmup_s:g}")
+        target = where.target()
+        spec = RunSpec(
+            target,
+            [],
+            Limits(stop_after_s=seconds, timeout_s=timeout_s),
+            goal_of(planned.slo.of(name)),
+            workers,
+            warmup_s,
+            rent=rent_of(usd_per_hour, None) or rent_of_plan(planned, plan.name),
+        )
+        console = Console(stderr=as_json)
+        model = where.model or first_model(target)
+        points = []
+        for share in SHARES:
+            asked = load_of(
+                planned, share, endpoint=where.endpoint, model=model, seconds=seconds, seed=seed, tokenizer=tokenizer
+            )
+            load = load_for(asked, target)
+            console.print(f"{share:.0%} of the planned rate: {asked.request_rate_rps:g} requests/s", highlight=False)
+            for note in load.notes if share == SHARES[0] else ():
+                console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+            points.append(_measure(share, planned, name, replace(spec, jobs=load.jobs), save_dir, console))
+        versions = {"ferry": _our_version(), "server": _server_version(target)}
+        tree = results(planned, plan.name, name, points, date=datetime.now(UTC).date().isoformat(), versions=versions)
+        _write(save_dir / RESULTS_FILE, json.dumps(tree, indent=1))
+        _show(points, console)
+        console.print(f"saved: {save_dir / RESULTS_FILE}", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            typer.echo(json.dumps(tree))
+        raise typer.Exit(EXIT_CODES[verdict_of(points)])
+
+
+def _measure(share: float, plan: Plan, slo_class: str, spec: RunSpec, save_dir: Path, console: Console) -> Point:
+    """Raises LoadTestError if the run could not start, was interrupted or could not be saved."""
+    result = run_watched(spec, progress_line(console), watch=True)
+    report = build(result)
+    saved = save(result, report, save_dir)
+    if saved.error or result.interrupted:
+        raise LoadTestError(saved.error or "interrupted: a validation needs all three loads")
+    traffic = plan.traffic
+    predicted = [of_model(plan, share * traffic.rate_rps, traffic.isl.mean, traffic.osl.mean)]
+    if share == 1.0:
+        predicted.insert(0, of_plan(plan, slo_class))
+    return point_of(share, report, saved.report_file.name, predicted)
+
+
+def _show(points: Sequence[Point], console: Console) -> None:
+    table = Table(title="predicted and measured, ms", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("rate")
+    table.add_column("who says so")
+    for head in ("TTFT p50", "p90", "p99", "TPOT p50", "p90", "p99", "within the SLO"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for point in points:
+        found = point.measured
+        met = point.attainment["share"] if point.attainment is not None else None
+        table.add_row(f"{point.share:.0%}", f"measured, {point.verdict}", *_cells(found.ttft_ms, found.tpot_ms, met))
+        for told in point.predicted:
+            why_not = f": {told.why_not}" if told.why_not else ""
+            table.add_row("", f"{told.source}{why_not}", *_cells(told.ttft_ms, told.tpot_ms, told.attainment))
+    console.print(table)
+    for point in points:
+        for broken, count in point.failed.items():
+            console.print(f"at {point.share:.0%}: {count} requests ended as {broken}", style="yellow", highlight=False)
+
+
+def _cells(ttft_ms: object, tpot_ms: object, met: float | None) -> list[str]:
+    cells = []
+    for some in (ttft_ms, tpot_ms):
+        values = some if isinstance(some, dict) else {}
+        cells += [f"{values[share]:.1f}" if share in values else "-" for share in ("p50", "p90", "p99")]
+    return [*cells, "-" if met is None else f"{met:.1%}"]
+
+
+def _our_version() -> str:
+    try:
+        return version("ferry-serve")
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+def _server_version(target: Target) -> str:
+    """As vLLM's `/version` tells it; a server need not have one."""
+    asker = Asker(target, ANSWER_WITHIN_S)
+    try:
+        status, body = asker.ask("GET", "/version")
+        told = json.loads(body).get("version") if status == 200 else None
+    except (LoadTestError, ValueError, AttributeError):
+        return UNKNOWN
+    finally:
+        asker.close()
+    return str(told) if told else UNKNOWN
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LoadTestError(f"{file} cannot be written: {error}") from error

@@ -1,0 +1,145 @@
+"""Does things to a deployment: through its admin API, by signals to processes of this machine, by shell commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+
+from loadtest.drill.timeline import BUSIEST, Action, Kind
+from loadtest.http.plain import Asker
+from loadtest.types import LoadTestError, Target
+
+ADMIN = "/admin/v1"
+ANSWER_WITHIN_S = 10.0
+COMMAND_WITHIN_S = 120.0
+MAX_TOLD_CHARS = 400
+
+# "VLLM::EngineCore"; the kernel keeps 15 characters of a name.
+CORE_NAME = "EngineCor"
+# What Ray names the processes of replicas. A pid from a status is that of another machine's process, unless it fits.
+HOST_PREFIX = "ray::"
+
+_SIGNALS = {
+    Kind.KILL: signal.SIGKILL,
+    Kind.KILL_HOST: signal.SIGKILL,
+    Kind.STOP: signal.SIGSTOP,
+    Kind.CONTINUE: signal.SIGCONT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What came of an action. `replica`: the one that was meant, where one was."""
+
+    ok: bool
+    told: str
+    replica: str = ""
+
+
+class Hands:
+    """Never raises for what goes wrong with a deed: a drill goes on, and its report tells of the failure."""
+
+    def __init__(self, admin: Target) -> None:
+        """`admin`: where the admin API is, with its token among the headers."""
+        self._admin = admin
+
+    def do(self, action: Action) -> Deed:
+        replica = ""
+        try:
+            if action.names_replica:
+                replica = self._replica_of(action.subject)
+            match action.kind:
+                case Kind.RUN:
+                    return _run(action.subject)
+                case Kind.DRAIN | Kind.UNDRAIN:
+                    told = self._ask("POST", f"/replicas/{quote(replica, safe='')}/{action.kind.value}")
+                    return Deed(True, json.dumps(told)[:MAX_TOLD_CHARS], replica)
+                case _:
+                    return _signal(action.kind, self._processes(action, replica), replica)
+        except (LoadTestError, psutil.Error, OSError) as error:
+            return Deed(False, str(error) or type(error).__name__, replica)
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """As the admin API shows them. Raises LoadTestError."""
+        found = self._ask("GET", "/replicas")
+        if not isinstance(found, list) or not all(isinstance(one, dict) and "replica" in one for one in found):
+            raise LoadTestError(f"{ADMIN}/replicas did not answer with a list of replicas")
+        return found
+
+    def _replica_of(self, subject: str) -> str:
+        if not subject.startswith(BUSIEST):
+            return subject
+        pool = subject.removeprefix(BUSIEST)
+        serving = [one for one in self.replicas() if one.get("pool") == pool and one.get("state") == "ready"]
+        if not serving:
+            raise LoadTestError(f"no replica of pool {pool!r} is ready")
+        # Of equals the first by name, so that a drill can be repeated.
+        busiest = min(serving, key=lambda one: (-load_of(one), str(one["replica"])))
+        return str(busiest["replica"])
+
+    def _processes(self, action: Action, replica: str) -> list[psutil.Process]:
+        """Looked up before any of them gets a signal."""
+        if action.pid is not None:
+            return [psutil.Process(action.pid)]
+        known = {str(one["replica"]): one for one in self.replicas()}
+        if replica not in known:
+            raise LoadTestError(f"no replica {replica}; there are {', '.join(sorted(known)) or 'none'}")
+        host = psutil.Process(int(known[replica]["pid"]))
+        if not any(part.startswith(HOST_PREFIX) for part in host.cmdline()[:1]):
+            raise LoadTestError(f"process {host.pid} of this machine is no replica: {replica} runs on another one")
+        family = [host, *host.children(recursive=True)]
+        if action.kind is Kind.KILL_HOST:
+            return family
+        cores = [process for process in family[1:] if CORE_NAME in process.name()]
+        if not cores:
+            raise LoadTestError(f"{replica} has no engine core among its processes")
+        return cores
+
+    def _ask(self, method: str, path: str) -> Any:
+        asker = Asker(self._admin, ANSWER_WITHIN_S)
+        try:
+            status, body = asker.ask(method, f"{ADMIN}{path}")
+        finally:
+            asker.close()
+        if not 200 <= status < 300:
+            told = body[:MAX_TOLD_CHARS].decode(errors="replace")
+            raise LoadTestError(f"{ADMIN}{path} answered {status}: {told}")
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise LoadTestError(f"{ADMIN}{path} answered with what is no JSON") from error
+
+
+def load_of(replica: dict[str, Any]) -> float:
+    """Requests that a replica has, as far as the admin API tells."""
+    return sum(float(replica.get(key) or 0) for key in ("running", "waiting"))
+
+
+def _signal(kind: Kind, processes: Sequence[psutil.Process], replica: str) -> Deed:
+    number, reached = _SIGNALS[kind], []
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue  # its parent's end took it along
+        reached.append(str(process.pid))
+    if not reached:
+        return Deed(False, "every process of it was gone already", replica)
+    return Deed(True, f"{number.name} to process {', '.join(reached)}", replica)
+
+
+def _run(command: str) -> Deed:
+    """The user's own words, for the shell."""
+    try:
+        done = subprocess.run(command, shell=True, capture_output=True, timeout=COMMAND_WITHIN_S, check=False)
+    except subprocess.TimeoutExpired:
+        return Deed(False, f"not done within {COMMAND_WITHIN_S:.0f} s")
+    said = (done.stdout + done.stderr).decode(errors="replace").strip()[:MAX_TOLD_CHARS]
+    return Deed(done.returncode == 0, f"exit code {done.returncode}{f': {said}' if said else ''}")
