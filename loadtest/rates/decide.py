@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loadtest.capacity import Fit, Run, fit
-from loadtest.sequential import Batch, Side, dispersion, side, total
+from loadtest.rates.capacity import Fit, Run, fit
+from loadtest.rates.sequential import Batch, Side, dispersion, side, total
 
 FACTOR = 2.0
 # A bracket this narrow is refined: the fit's window holds both its ends.
 CLOSE = 1.3
 LOOKS = 3
 MIN_FULL_RUNS = 4
-# How far beside the fitted capacity runs are made: near enough for the line to be straight, far enough to see its slope.
+# How far beside the fitted capacity runs are made: near enough for a straight line, far enough to see its slope.
 MIN_SPREAD, MAX_SPREAD = 0.02, 0.10
 INVALID_IN_A_ROW = 3
 

@@ -20,7 +20,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.sequential import Batch, squares_within, total
+from loadtest.rates.sequential import Batch, squares_within, total
 
 Grid = NDArray[np.float64]
 
@@ -115,7 +115,7 @@ def _logits(log_capacity: Grid, slope: Grid, log_rate: Grid, wanted: float) -> G
 
 
 def _shares(log_capacity: float, slope: float, log_rates: Grid, wanted: float) -> Grid:
-    return 1 / (1 + np.exp(-_logits(np.float64(log_capacity), np.float64(slope), log_rates, wanted)))
+    return 1 / (1 + np.exp(-_logits(np.asarray(log_capacity), np.asarray(slope), log_rates, wanted)))
 
 
 def _likelihood(places: Grid, slopes: Grid, log_rates: Grid, counts: Grid, wanted: float) -> Grid:

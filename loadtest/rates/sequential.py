@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from loadtest.metrics import meets
 from loadtest.types import Record, Slo
@@ -20,6 +21,7 @@ BATCHES_PER_RUN = 8
 ERROR = 0.05
 # The two hypotheses are this part of the wanted share's distance from 1 away from it.
 INDIFFERENCE = 0.5
+SPARE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def batches_of(records: Sequence[Record], slo: Slo, count: int = BATCHES_PER_RUN
     kept = [meets(record, slo) for record in sorted(records, key=lambda record: (record.due_ns, record.number))]
     parts = min(count, len(kept))
     ends = [len(kept) * part // parts for part in range(parts + 1)] if parts else [0]
-    return tuple(Batch(end - begin, sum(kept[begin:end])) for begin, end in zip(ends, ends[1:], strict=False))
+    return tuple(Batch(end - begin, sum(kept[begin:end])) for begin, end in pairwise(ends))
 
 
 def dispersion(runs: Iterable[Sequence[Batch]]) -> float:
@@ -73,6 +75,12 @@ def total(batches: Iterable[Batch]) -> tuple[int, int]:
     for batch in batches:
         due, met = due + batch.due, met + batch.met
     return due, met
+
+
+def requests_to_tell(wanted: float, error: float = ERROR) -> int:
+    """So many requests, all of which meet the SLO, make the test sure, with some to spare for those that do not."""
+    apart = INDIFFERENCE * min(wanted, 1 - wanted)
+    return math.ceil(SPARE * math.log((1 - error) / error) / math.log((wanted + apart) / (wanted - apart)))
 
 
 def side(due: int, met: int, wanted: float, dispersion: float = 1.0, error: float = ERROR) -> Side:
