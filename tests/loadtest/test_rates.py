@@ -41,7 +41,7 @@ def searched(capacity_rps: float, slope: float, goal: Goal, seed: int) -> tuple[
     return probes, step
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(capacity_rps=st.floats(0.05, 500), slope=st.floats(3, 80), seed=st.integers(0, 10**6))
 def test_a_search_ends_and_comes_near_the_capacity(capacity_rps: float, slope: float, seed: int) -> None:
     goal = Goal(WANTED)
