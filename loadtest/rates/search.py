@@ -21,6 +21,8 @@ from loadtest.types import Limits, LoadTestError, Slo
 WARM_UP_SHARE = 0.1
 FULL_RUN_FACTOR = 4
 MIN_FULL_REQUESTS = 200
+# At high rates more requests cost no time worth speaking of.
+BRIEF_RUN_S, FULL_RUN_S = 3.0, 10.0
 
 SpecAt = Callable[[float, int, int], RunSpec]
 """(requests per second, how many, seed) -> the load. Without a warm-up: the search sets it."""
@@ -89,7 +91,7 @@ def search(
 ) -> Searched:
     """The highest rate at which the share `goal.wanted` meets `slo`.
 
-    `requests` of a brief run; None: as many as the sequential test needs for a clear verdict. Interrupted, or when the
+    `requests` of a brief run at least; None: as many as the sequential test needs for a clear verdict. Interrupted, or when the
     next run would end after `max_time_s`, the search ends with what it knows. Raises LoadTestError from a run that
     cannot start.
     """
@@ -99,7 +101,8 @@ def search(
     probes: list[Probe] = []
     began_ns = time.monotonic_ns()
     while isinstance(step := decide(probes, goal), Try):
-        count = math.ceil((1 + WARM_UP_SHARE) * (brief if step.brief else full))
+        least, least_s = (brief, BRIEF_RUN_S) if step.brief else (full, FULL_RUN_S)
+        count = math.ceil((1 + WARM_UP_SHARE) * max(least, least_s * step.rate_rps))
         length_s = count / step.rate_rps
         if _since_s(began_ns) + length_s > max_time_s:
             step = Done(Ending.TIME_SPENT)
