@@ -6,34 +6,35 @@ Exit codes: 0 the profile is written, 2 it could not be measured or written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from loadtest import cli_options as flags
-from loadtest.options import parse_header
+from loadtest.cli_groups import TargetFlags, grouped
+from loadtest.cli_shared import errors_as_exit_codes
 from loadtest.profile import Measured, choose_trials, facts_of, measure
 from loadtest.profile import options as own
-from loadtest.types import LoadTestError, Target
+from loadtest.types import LoadTestError
 from planner import Estimate, PlannerError, Profile, calibrated_on, estimates_at
 
-CANNOT_RUN = 2
+
+@dataclass(frozen=True, kw_only=True)
+class PlainTargetFlags(TargetFlags):
+    """Text completions by default: a chat template would add tokens to every prompt."""
+
+    endpoint: flags.Endpoint = "/v1/completions"
 
 
+@grouped
 def profile(
     system: own.System,
-    base_url: flags.BaseUrl = "http://127.0.0.1:8000",
-    model: flags.Model = "",
+    where: PlainTargetFlags,
     shape: own.Shape = "",
-    endpoint: flags.Endpoint = "/v1/completions",
-    api_key: flags.ApiKey = "",
-    header: flags.Header = None,
-    ca_file: flags.CaFile = None,
-    insecure: flags.Insecure = False,
     kind: own.DeviceKind = "gpu",
     memory_gib: own.MemoryGib = None,
     tp: own.Tp = 1,
@@ -56,14 +57,12 @@ def profile(
 ) -> None:
     """Measure a running deployment with a few well-chosen loads; the planner then calibrates on what is written."""
     console = Console()
-    try:
-        keys = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
-        headers = (*keys, *(parse_header(line) for line in header or ()))
-        target = Target(base_url, endpoint, headers, str(ca_file) if ca_file else None, not insecure)
+    with errors_as_exit_codes("ferry profile"):
+        target = where.target()
         facts = facts_of(target)
-        served = model or facts.model
+        served = where.model or facts.model
         if not served:
-            raise LoadTestError(f"{base_url} names no model; give --model")
+            raise LoadTestError(f"{where.base_url} names no model; give --model")
         deployment = own.Deployment(
             model=shape or served, system=system, kind=kind, memory_gib=memory_gib, tp=tp, pp=pp, dp=dp, ep=ep,
             replicas=replicas, quant=quant, max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs,
@@ -74,15 +73,16 @@ def profile(
             target, served, trials, seed=seed, timeout_s=timeout_s, on_point=lambda one: _tell(one, console)
         )
         written = deployment.profile(facts, measured, on=date.today())
-        out.write_text(yaml.safe_dump(written.document(), sort_keys=False), encoding="utf-8")
-    except (LoadTestError, PlannerError, OSError) as error:
-        remedy = f"; {error.remedy}" if isinstance(error, PlannerError) else ""
-        Console(stderr=True).print(
-            f"ferry profile: {error}{remedy}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(CANNOT_RUN) from error
+        _write(out, yaml.safe_dump(written.document(), sort_keys=False))
     console.print(f"saved: {out}", markup=False, highlight=False, soft_wrap=True)
     _judge(written, console)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LoadTestError(f"{file} cannot be written: {error}") from error
 
 
 def _tell(one: Measured, console: Console) -> None:

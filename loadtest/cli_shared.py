@@ -18,11 +18,11 @@ CANNOT_RUN = 2
 
 
 @contextmanager
-def errors_as_exit_codes() -> Iterator[None]:
+def errors_as_exit_codes(command: str = "ferry load") -> Iterator[None]:
     try:
         yield
     except (LoadTestError, PlannerError) as error:
         remedy = f"; {error.remedy}" if isinstance(error, PlannerError) else ""
-        told = f"ferry load: {error}{remedy}"
+        told = f"{command}: {error}{remedy}"
         Console(stderr=True).print(told, style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(CANNOT_RUN) from error

@@ -23,9 +23,8 @@ from loadtest.cli_groups import TargetFlags, grouped
 from loadtest.cli_report import RentFlag, rent_of, run_watched
 from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line
-from loadtest.endpoint import first_model
+from loadtest.endpoint import Asker, first_model
 from loadtest.goals import goal_of
-from loadtest.http.plain import Asker
 from loadtest.load import load_for
 from loadtest.report import build
 from loadtest.results import save
@@ -157,7 +156,7 @@ def _server_version(target: Target) -> str:
     """As vLLM's `/version` tells it; a server need not have one."""
     asker = Asker(target, ANSWER_WITHIN_S)
     try:
-        status, body = asker.ask("GET", "/version")
+        status, body = asker.fetch("GET", "/version")
         told = json.loads(body).get("version") if status == 200 else None
     except (LoadTestError, ValueError, AttributeError):
         return UNKNOWN

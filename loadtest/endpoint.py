@@ -14,19 +14,18 @@ MODELS = "/v1/models"
 
 
 class Asker:
-    """One connection for questions in JSON, kept open between them. Close it."""
+    """One connection for questions, kept open between them; a new one after each failure. Close it."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, timeout_s: float = ANSWER_WITHIN_S) -> None:
+        """Raises LoadTestError for a base URL or a CA file that is of no use."""
         address = parse_base_url(target.base_url)
         self._prefix = address.prefix
         self._headers = {**dict(target.headers), "Content-Type": "application/json"}
         self.where = f"{address.authority}{address.prefix}"
         self._connection = (
-            http.client.HTTPSConnection(
-                address.host, address.port, timeout=ANSWER_WITHIN_S, context=tls_context(target)
-            )
+            http.client.HTTPSConnection(address.host, address.port, timeout=timeout_s, context=tls_context(target))
             if address.tls
-            else http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_WITHIN_S)
+            else http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
         )
 
     def fetch(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:

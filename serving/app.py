@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 APP_NAME = "ferry"
 HEALTH_CHECK_PERIOD_S = 2.0
 DRAIN_TIMEOUT_S = 40.0
+CONTROLLER_STOP_TIMEOUT_S = 2.0
+"""Ray waits for running calls, and those that watch the cluster run long; there is nothing to wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,11 @@ def build(deployed: Deployed) -> Application:
     settings = deployed.settings
     keys = ChannelKeys.derived_from(deployed.admin_token)
     controller = serve.deployment(
-        name="controller", num_replicas=1, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0.01}
+        name="controller",
+        num_replicas=1,
+        max_ongoing_requests=10_000,
+        graceful_shutdown_timeout_s=CONTROLLER_STOP_TIMEOUT_S,
+        ray_actor_options={"num_cpus": 0.01},
     )(ControllerReplica).bind(keys)
     pools = [_pool(deployed, name, keys, controller) for name in settings.pools]
     decoding = next(n for n, p in settings.pools.items() if p.role is not PoolRole.PREFILL)

@@ -105,9 +105,13 @@ def drain(
     replica: Annotated[str, typer.Argument(help="Name from `ferry status`.")],
     home: Home,
     port: Port = None,
-    deadline_s: Annotated[float, typer.Option(help="How long to wait until it is empty.")] = 60.0,
+    deadline_s: Annotated[float, typer.Option(help="By when it must be empty, in seconds from now.", min=0)] = 60.0,
 ) -> None:
-    """Move all contexts away from a replica, KV and all, and give it no new ones. Exit code 1 past the deadline."""
+    """Move all contexts away from a replica, KV and all, and give it no new ones.
+
+    What is left there a second before the deadline starts anew elsewhere, its tokens computed again. Exit code 1 when
+    requests still run there at the deadline, as they do where no other replica can take them.
+    """
     with errors_as_exit_codes():
         if not talk.drain(run_state.find(home, port), replica, deadline_s=deadline_s):
             say(f"{replica} still runs requests after {deadline_s:.0f} s; it gets no new ones")

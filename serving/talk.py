@@ -21,7 +21,7 @@ END = "[DONE]"
 STATES = {"ready": "green", "starting": "yellow", "draining": "magenta"}
 
 
-def admin(state: RunState, method: str, path: str) -> dict[str, Any]:
+def admin(state: RunState, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """One call of the admin API.
 
     Raises:
@@ -30,7 +30,7 @@ def admin(state: RunState, method: str, path: str) -> dict[str, Any]:
     """
     headers = {"authorization": f"Bearer {state.admin_token}"}
     try:
-        answer = httpx.request(method, f"{state.base_url}/admin/v1{path}", headers=headers, timeout=TIMEOUT)
+        answer = httpx.request(method, f"{state.base_url}/admin/v1{path}", headers=headers, json=body, timeout=TIMEOUT)
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise ConfigError(answer.json()["error"]["message"], remedy="`ferry status` lists replicas")
         answer.raise_for_status()
@@ -42,7 +42,7 @@ def admin(state: RunState, method: str, path: str) -> dict[str, Any]:
 
 def drain(state: RunState, replica_id: str, *, deadline_s: float) -> bool:
     """Drain a replica and wait until it carries nothing; False when it still does at the deadline."""
-    admin(state, "POST", f"/replicas/{replica_id}/drain")
+    admin(state, "POST", f"/replicas/{replica_id}/drain", {"deadline_s": deadline_s})
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         # Engines report twice a second: let a report come that is younger than the drain.

@@ -69,6 +69,8 @@ class Replica:
     node_id: str
     pid: int
     info: EngineInfo
+    leaves_at_s: float | None = None
+    """While it drains: when it will be gone, by the controller's clock; None where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,12 +88,14 @@ class MoveWish:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterView:
-    """A snapshot of the membership. `version` rises with every change; `accepting` ends before a shutdown.
+    """A snapshot of the membership. `version` rises with every change; `accepting` ends before a shutdown; `now_s` is
+    the controller's clock when the snapshot was taken.
 
     `wishes` are the latest, oldest first. They stay for a while, so that each gateway sees every one.
     """
 
     version: int = 0
+    now_s: float = field(default=0.0, compare=False)
     replicas: tuple[Replica, ...] = field(default=())
     accepting: bool = True
     wishes: tuple[MoveWish, ...] = field(default=())

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import psutil
 
 from loadtest.drill.timeline import BUSIEST, Action, Kind
-from loadtest.http.plain import Asker
+from loadtest.endpoint import Asker
 from loadtest.types import LoadTestError, Target
 
 ADMIN = "/admin/v1"
@@ -105,7 +105,7 @@ class Hands:
     def _ask(self, method: str, path: str) -> Any:
         asker = Asker(self._admin, ANSWER_WITHIN_S)
         try:
-            status, body = asker.ask(method, f"{ADMIN}{path}")
+            status, body = asker.fetch(method, f"{ADMIN}{path}")
         finally:
             asker.close()
         if not 200 <= status < 300:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from loadtest.http.plain import Asker
+from loadtest.endpoint import Asker
 from loadtest.types import LoadTestError, Target
 from loadtest.watch.exposition import server_sample
 from loadtest.watch.gpus import Gpus, gpus_here
@@ -78,7 +78,7 @@ class Watcher:
             return
         asked_ns = time.monotonic_ns()
         try:
-            status, body = self._asker.ask("GET", self._path)
+            status, body = self._asker.fetch("GET", self._path)
         except LoadTestError as error:
             self._errors[str(error)] += 1
             return

@@ -158,7 +158,7 @@ def _step_times(
     mixed_s = step(work, chip, co, mixed).total_s
     # Ranks step together, so a prompt on one holds up the others, unless theirs come in the same step.
     shared = 1 + (work.dp - 1) * APART
-    prompt_s = np.maximum(SHORTEST_S, (mixed_s - decode_s) * chunks / together) / work.pp * shared
+    prompt_s = np.maximum(SHORTEST_S, (mixed_s - decode_s) * chunks / together) * pipeline_share(work.pp) * shared
     return _Times(decode_s=decode_s, prompt_s=prompt_s, mixed_s=mixed_s * chunks)
 
 
@@ -203,3 +203,11 @@ def _companions(co: Coefficients, load: Load, engine: Engine, places: Array) -> 
     alike = np.minimum(LOOSE + LOOSER * places, engine.budget_tokens / load.isl)
     others = np.maximum(0.0, places - 1)
     return np.asarray(co.bunching * np.minimum(np.minimum(apart, np.maximum(alike, 0.0)), others))
+
+
+def pipeline_share(stages: Array) -> Array:
+    """Of the time that a prompt's chunk takes to go through a pipeline, what it costs a sequence on average.
+
+    Those of its own micro-batch, one of `stages`, wait all of it; the others wait for it at one stage.
+    """
+    return np.asarray((2 - 1 / stages) / stages)

@@ -154,6 +154,7 @@ def _choices(question: PlanQuestion, tried: Sequence[Tried]) -> Iterator[Chosen]
                 staffing=tuple(on_demand_only(question, pool) for pool in pools),
                 trial=one.chosen.trial,
                 probability=one.doubt.probability(replicas),
+                enlarged=True,
             )
 
 
@@ -172,13 +173,12 @@ def _answer(question: PlanQuestion, found: Found, chosen: Sequence[Chosen], *, v
         if safe
         else max(chosen, key=lambda one: (one.sure, -one.usd_per_hour))
     )
-    if safest.fleet.rate_rps > 0 and safest is not cheapest:
-        safest = replace(safest, trial=_try(question, safest.fleet, found.traffic))
     written: dict[int, Candidate] = {}
 
     def candidate(one: Chosen) -> Candidate:
         if id(one) not in written:
-            written[id(one)] = Candidate(name=one.fleet.name, plan=write(one, found.prepared, found.traffic))
+            tried = replace(one, trial=_try(question, one.fleet, found.traffic)) if one.enlarged else one
+            written[id(one)] = Candidate(name=one.fleet.name, plan=write(tried, found.prepared, found.traffic))
         return written[id(one)]
 
     return Answer(

@@ -17,7 +17,7 @@ from planner.perf.chip import Chip
 from planner.perf.coefficients import Coefficients
 from planner.perf.pools import NETWORK_SHARE, TRANSFER_S
 from planner.perf.roofline import Batch, step
-from planner.perf.serving import APART
+from planner.perf.serving import APART, pipeline_share
 from planner.perf.work import Work, work_of
 from planner.queueing import Lengths, StepCosts
 from planner.search.forms import Forms
@@ -60,7 +60,7 @@ class Machines:
     @property
     def held_up(self) -> Array:
         """How many times over a prompt delays one engine: ranks step together, pipeline stages take turns."""
-        return np.asarray((1 + (self.work.dp - 1) * APART) / self.work.pp)
+        return np.asarray((1 + (self.work.dp - 1) * APART) * pipeline_share(self.work.pp))
 
     def overhead_s(self, lengths: Lengths) -> Array:
         """Once per request: front end and network."""

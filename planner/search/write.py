@@ -33,12 +33,16 @@ BLOCK_TOKENS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A fleet with all that was found out about it. `probability` is over step times alone."""
+    """A fleet with all that was found out about it. `probability` is over step times alone.
+
+    `enlarged`: it has more replicas than the fleet that was tried, so it holds, but is quicker than the trial says.
+    """
 
     fleet: Fleet
     staffing: tuple[Staffing, ...]
     trial: Trial
     probability: float
+    enlarged: bool = False
 
     @property
     def usd_per_hour(self) -> float:

@@ -21,6 +21,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from serving.clock import Clock
 from serving.contexts.context import Context, Verdict, request_id_of
 from serving.contexts.engine_set import Engine, EngineSet
+from serving.contexts.evacuation import Evacuation
 from serving.contexts.legs import Kv
 from serving.contexts.move_log import wanted_log
 from serving.contexts.mover import Failpoint, Mover, no_failpoint
@@ -82,6 +83,14 @@ class PoolClient(EngineCoreClient):
             release=lambda kv: self._spawn(self._placer.release(kv)),
             moves_at_once=moves_at_once,
             failpoint=failpoint,
+        )
+        self._evacuation = Evacuation(
+            self.engines,
+            clock=clock,
+            running_on=self._running_on,
+            move=lambda request_id: self.move(request_id, reason=MoveReason.DRAIN),
+            replay=lambda running, source: self._replay(running, source, MoveReason.DRAIN),
+            spawn=self._spawn,
         )
         # What AsyncLLM reads of its client beside the methods.
         self.resources = SimpleNamespace(engine_dead=False)
@@ -146,30 +155,10 @@ class PoolClient(EngineCoreClient):
         """Take a new cluster view."""
         self.accepting = view.accepting
         await self.engines.apply(view)
-        for engine in self.engines.all():
-            if engine.replica.state is ReplicaState.DRAINING:
-                self._evacuate(engine.replica.replica_id)
-            else:
-                self._call_off_drain(engine.replica.replica_id)
+        self._evacuation.follow(view)
 
-    def _evacuate(self, replica_id: ReplicaId) -> None:
-        """Move every context away, all at once, while there is somewhere to go. A later view tries again."""
-        for running in list(self._running.values()):
-            if running.context.replica_id == replica_id and choose_decode(0, self.engines.candidates()):
-                self._spawn(self._move_quietly(running.context.request_id))
-
-    def _call_off_drain(self, replica_id: ReplicaId) -> None:
-        """The replica serves again: contexts that were about to leave it stay."""
-        for running in self._running.values():
-            move = running.move
-            if move is not None and move.reason is MoveReason.DRAIN and move.source == replica_id:
-                running.move = move if running.handing_off else None
-
-    async def _move_quietly(self, request_id: str) -> None:
-        try:
-            await self.move(request_id, reason=MoveReason.DRAIN)
-        except (EngineLost, RuntimeError) as error:
-            logger.warning("moving %s: %s; it stays until its engine's loss moves it", request_id, error)
+    def _running_on(self, replica_id: ReplicaId) -> list[Running]:
+        return [running for running in self._running.values() if running.context.replica_id == replica_id]
 
     async def wait_until_servable(self, timeout_s: float) -> bool:
         """True as soon as some engine can take a new context; False when none can within `timeout_s`."""
@@ -282,10 +271,11 @@ class PoolClient(EngineCoreClient):
 
     # ---- legs
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _place_soon(self, running: Running, kv: Kv | None) -> None:
         self._spawn(self._place(running, kv))
@@ -347,10 +337,9 @@ class PoolClient(EngineCoreClient):
     def _on_lost(self, engine: Engine, reason: str) -> None:
         """An engine is gone: its contexts go on elsewhere from the token log."""
         self._mover.lost(engine, reason)
-        for running in list(self._running.values()):
-            if running.context.replica_id == engine.replica.replica_id:
-                self._leave(running, mode="replay", reason=MoveReason.ENGINE_LOST)
-                self._place_soon(running, kv=None)
+        for running in self._running_on(engine.replica.replica_id):
+            self._leave(running, mode="replay", reason=MoveReason.ENGINE_LOST)
+            self._place_soon(running, kv=None)
         if engine.replica.state is ReplicaState.DRAINING:
             self._spawn(self._replay_unfinished_pulls_from(engine))
         else:
@@ -364,9 +353,8 @@ class PoolClient(EngineCoreClient):
     def _on_stalled(self, engine: Engine) -> None:
         """An engine stands still: its contexts go on elsewhere. Should it move again, it finds them aborted."""
         self._mover.lost(engine, "stands still")
-        for running in list(self._running.values()):
-            if running.context.replica_id == engine.replica.replica_id:
-                self._replay(running, engine, MoveReason.ENGINE_LOST)
+        for running in self._running_on(engine.replica.replica_id):
+            self._replay(running, engine, MoveReason.ENGINE_LOST)
         self._replay_pulls_from(engine)
 
     def _replay_pulls_from(self, source: Engine) -> None:

@@ -13,17 +13,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+from vllm import envs
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole, KVConnectorTransferResults
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlBaseConnector, NixlPullConnector
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata, NixlHandshakePayload
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_scheduler import NixlPullConnectorScheduler
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPullConnectorWorker
 from vllm.utils.math_utils import cdiv
 from vllm.v1.request import RequestStatus
 
+from serving.engine.checked_transfers import OFFER, Handshake, PullsToCheck, checks_transfers, offer, pull_of
+from serving.engine.checksums import BlockSums
+from serving.engine.lent_sums import Lender, LentSums, ask
+from serving.engine.pull_checks import PullChecks
 from serving.engine.resume import install_in_worker, leg_of
+from serving.engine.transfer_stats import TransferMetrics, TransferStats
 
 if TYPE_CHECKING:
+    import torch
     from vllm.config import VllmConfig
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorHandshakeMetadata
+    from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
+    from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.request import Request
 
@@ -32,6 +43,8 @@ PROGRESS_THREAD_DELAY_US = 100
 
 class ContextScheduler(NixlPullConnectorScheduler):
     """Scheduler side: which tokens have KV elsewhere, and which blocks stay for a pull."""
+
+    _lender: Lender | None = None
 
     def __init__(self, vllm_config: VllmConfig, engine_id: str, kv_cache_config: KVCacheConfig):
         super().__init__(vllm_config, engine_id, kv_cache_config)
@@ -46,6 +59,12 @@ class ContextScheduler(NixlPullConnectorScheduler):
                 "destination would read garbage; leave kv_buffer_device at the GPU"
             )
         self._block_size_tokens = tuple(g.kv_cache_spec.block_size for g in kv_cache_config.kv_cache_groups)
+        self._checks_transfers = checks_transfers(vllm_config, kv_cache_config)
+
+    def set_xfer_handshake_metadata(self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]) -> None:
+        super().set_xfer_handshake_metadata(metadata)
+        if self._checks_transfers:
+            self._lender = Lender([worker.sums_address for _, worker in sorted(metadata.items())])
 
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:
         params = request.kv_transfer_params
@@ -68,7 +87,7 @@ class ContextScheduler(NixlPullConnectorScheduler):
         )
         delay_free, params = super().request_finished(request, held)
         if params is not None:
-            params["remote_num_tokens"] = tokens_with_kv
+            self._tell_lent(request.request_id, held[0], tokens_with_kv, params)
         return delay_free, params
 
     def lend(self, loan: Request, block_ids: list[int], num_tokens: int) -> dict[str, Any]:
@@ -76,8 +95,30 @@ class ContextScheduler(NixlPullConnectorScheduler):
         self._reqs_in_batch.add(loan.request_id)
         _, params = super().request_finished(loan, (block_ids,))
         assert params is not None
-        params["remote_num_tokens"] = num_tokens
+        self._tell_lent(loan.request_id, block_ids, num_tokens, params)
         return params
+
+    def _tell_lent(self, request_id: str, block_ids: list[int], num_tokens: int, params: dict[str, Any]) -> None:
+        """Complete the parameters of a pull, and let the workers sum what it should bring."""
+        params["remote_num_tokens"] = num_tokens
+        if self._lender is not None:
+            params[OFFER] = offer(self._lender.addresses, self._block_size_tokens[0])
+            self._lender.lend(request_id, block_ids, num_tokens)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> NixlConnectorMetadata:
+        """NIXL's orders to the workers, with what its pulls should bring."""
+        pulls = {}
+        for request_id, (request, block_ids, _, awaits_kv) in self._reqs_need_recv.items():
+            pull = pull_of(request.kv_transfer_params, block_ids[0], self._block_size_tokens[0]) if awaits_kv else None
+            if pull is not None and self._checks_transfers:
+                pulls[request_id] = pull
+        orders = super().build_connector_meta(scheduler_output)
+        return PullsToCheck(orders, pulls) if pulls else orders
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._lender is not None:
+            self._lender.close()
 
     def _forget(self, request: Request) -> tuple[bool, None]:
         """Free the blocks at once: the context ended here, nobody will pull them."""
@@ -105,11 +146,59 @@ def _hands_off(request: Request) -> bool:
 
 
 class ContextWorker(NixlPullConnectorWorker):
-    """Worker side: an agent whose progress thread sleeps between polls."""
+    """Worker side: an agent whose progress thread sleeps between polls, and checks of what it pulled."""
+
+    _lent: LentSums | None = None
+    _checks: PullChecks | None = None
 
     def __init__(self, vllm_config: VllmConfig, engine_id: str, kv_cache_config: KVCacheConfig):
         with _patient_progress_thread():
             super().__init__(vllm_config, engine_id, kv_cache_config)
+        self._checks_transfers = checks_transfers(vllm_config, kv_cache_config)
+        self.xfer_stats = TransferStats()
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        super().register_kv_caches(kv_caches)
+        if not self._checks_transfers:
+            return
+        blocks_per_id = self._physical_blocks_per_logical_kv_block
+        # Any order will do that is the same on every engine.
+        caches = [kv_caches[name] for name in sorted(self._layer_specs)]
+        sums = BlockSums(caches, blocks_per_id=blocks_per_id).of
+        self._lent = LentSums(sums, envs.VLLM_NIXL_SIDE_CHANNEL_HOST)
+        self._checks = PullChecks(sums, rank=self.tp_rank, blocks_per_id=blocks_per_id, ask=ask)
+        told: NixlHandshakePayload = self.xfer_handshake_metadata
+        self.xfer_handshake_metadata: NixlHandshakePayload = Handshake(**vars(told), sums_address=self._lent.address)
+
+    def start_load_kv(self, metadata: NixlConnectorMetadata) -> None:
+        if self._checks is not None and isinstance(metadata, PullsToCheck):
+            for request_id, pull in metadata.pulls.items():
+                # Engines of another width hold other parts of a block.
+                if len(pull.addresses) == self.world_size:
+                    self._checks.begin(request_id, pull)
+        super().start_load_kv(metadata)
+
+    def get_transfer_results(self) -> KVConnectorTransferResults:
+        """NIXL's, but what was pulled counts as received only once it is checked; blocks that are not those that were
+        lent are reported like blocks that never came, so the scheduler computes them anew."""
+        results = super().get_transfer_results()
+        if self._checks is None:
+            return results
+        for request_id in results.failed_recving:
+            self._checks.drop(request_id)
+        results.finished_recving -= {one for one in results.finished_recving if self._checks.pulled(one)}
+        for request_id, verdict in self._checks.verdicts().items():
+            results.finished_recving.add(request_id)
+            self.xfer_stats.record_verdict(verdict)
+            if verdict.bad_block_ids:
+                self._invalid_block_ids.put(set(verdict.bad_block_ids))
+        return results
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._lent is not None and self._checks is not None:
+            self._lent.close()
+            self._checks.close()
 
 
 @contextmanager
@@ -140,3 +229,11 @@ class NixlConnector(NixlPullConnector):
         else:
             install_in_worker()
             self.connector_worker = ContextWorker(vllm_config, self.engine_id, kv_cache_config)
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats:
+        return TransferStats(data=data) if data is not None else TransferStats()
+
+    @classmethod
+    def build_prom_metrics(cls, *arguments: Any) -> TransferMetrics:
+        return TransferMetrics(*arguments)

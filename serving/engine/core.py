@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.core_client import AsyncMPClient
 
 GIB = 1 << 30
+CHECKS_TRANSFERS = "ferry_checks_transfers"
+"""Key of the connector's extra configuration: whether what it pulls is checked."""
 
 # Handed to every engine process. UCX's registration cache leaks without a bound when NIXL is imported before vLLM
 # sets it (vllm/distributed/nixl_utils.py); the others keep engines from phoning out.
@@ -72,7 +74,7 @@ def engine_args(
     if on_cpu and _runs_in_core(settings):
         arguments["distributed_executor_backend"] = IN_CORE_EXECUTOR
     if kv_engine_id is not None:
-        arguments["kv_transfer_config"] = _kv_transfer(kv_engine_id, on_cpu=on_cpu)
+        arguments["kv_transfer_config"] = _kv_transfer(kv_engine_id, settings, on_cpu=on_cpu)
     unknown = set(settings.args) - set(AsyncEngineArgs.__dataclass_fields__)
     if unknown:
         raise ConfigError(
@@ -93,7 +95,7 @@ def _runs_in_core(settings: EngineSettings) -> bool:
     return binding == "nobind" and settings.tensor_parallel_size * settings.pipeline_parallel_size == 1
 
 
-def _kv_transfer(engine_id: str, *, on_cpu: bool) -> Any:
+def _kv_transfer(engine_id: str, settings: EngineSettings, *, on_cpu: bool) -> Any:
     from vllm.config import KVTransferConfig
 
     return KVTransferConfig(
@@ -103,6 +105,7 @@ def _kv_transfer(engine_id: str, *, on_cpu: bool) -> Any:
         kv_role="kv_both",
         engine_id=engine_id,
         kv_load_failure_policy="recompute",
+        kv_connector_extra_config={CHECKS_TRANSFERS: settings.kv_checksum == "moves"},
         **({"kv_buffer_device": "cpu"} if on_cpu else {}),
     )
 

@@ -23,6 +23,8 @@ logger = logging.getLogger("ray.serve")
 
 ANNOUNCE_INTERVAL_S = 2.0
 DRAIN_TIMEOUT_S = 30.0
+TELL_TIMEOUT_S = 3.0
+"""When everything stops, the controller may be gone: Ray would wait for another one."""
 # vLLM's exceptions that only point at another one.
 WRAPPERS = ("initialization failed", "See stack trace", "See root cause")
 
@@ -77,16 +79,17 @@ class EngineReplica:
         if not hasattr(self, "_host"):
             return
         self._announcing.cancel()
-        await self._tell_controller("drain")
+        await self._tell_controller("drain", DRAIN_TIMEOUT_S)
         if not await self._host.drained(DRAIN_TIMEOUT_S):
             logger.warning("legs are left after %.0f s of draining", DRAIN_TIMEOUT_S)
         await self._tell_controller("leave")
         await self._host.close()
 
-    async def _tell_controller(self, what: str) -> None:
+    async def _tell_controller(self, what: str, *details: float) -> None:
         try:
-            await getattr(self._controller, what).remote(self._replica.replica_id)
-        except Exception:  # it may be gone already when everything stops; the gateways see the engine go anyway
+            call = getattr(self._controller, what).remote(self._replica.replica_id, *details)
+            await asyncio.wait_for(call, TELL_TIMEOUT_S)
+        except Exception:  # whatever Ray raises for a controller that is gone; the gateways see the engine go anyway
             logger.exception("telling the controller to %s failed", what)
 
 

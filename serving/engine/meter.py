@@ -62,12 +62,12 @@ class EngineMeter:
         self._logger.record(outputs.scheduler_stats, iteration, engine_idx=ENGINE_INDEX)
 
     def exposition(self) -> str:
-        """Prometheus text of the `vllm:*` families."""
-        families = _only_vllm(generate_latest(REGISTRY).decode())
+        """Prometheus text of the `vllm:*` families, and of Ferry's own of the connector."""
+        families = _only_engines(generate_latest(REGISTRY).decode())
         return families.replace(*self._label)
 
 
-def _only_vllm(text: str) -> str:
+def _only_engines(text: str) -> str:
     """Drop what other libraries registered in this process."""
-    wanted = ("vllm:", "# HELP vllm:", "# TYPE vllm:")
+    wanted = tuple(f"{head}{owner}:" for head in ("", "# HELP ", "# TYPE ") for owner in ("vllm", "ferry"))
     return "".join(line for line in text.splitlines(keepends=True) if line.startswith(wanted))

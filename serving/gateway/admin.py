@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Header, HTTPException
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.contexts.pool_client import PoolClient
 from serving.engine.messages import HandOff
@@ -20,13 +20,22 @@ class AdminController(Protocol):
 
     async def status(self) -> dict[str, Any]: ...
 
-    async def drain(self, replica_id: str) -> bool: ...
+    async def drain(self, replica_id: str, deadline_s: float | None = None) -> bool: ...
 
     async def undrain(self, replica_id: str) -> bool: ...
 
     async def contexts(self) -> list[dict[str, Any]]: ...
 
     async def pass_on(self, wish: MoveWish, asked_by: str) -> bool: ...
+
+
+class DrainBody(BaseModel):
+    """Body of a drain; it may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    deadline_s: Annotated[float, Field(ge=0)] | None = None
+    """Seconds until the replica leaves."""
 
 
 class MoveBody(BaseModel):
@@ -67,8 +76,9 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient, *, g
         return own + [found for found in await controller.contexts() if found["gateway"] != gateway_id]
 
     @router.post("/replicas/{replica_id}/drain", status_code=202)
-    async def drain(replica_id: str) -> dict[str, str]:
-        return _known(replica_id, await controller.drain(replica_id), "draining")
+    async def drain(replica_id: str, body: DrainBody | None = None) -> dict[str, str]:
+        deadline_s = None if body is None else body.deadline_s
+        return _known(replica_id, await controller.drain(replica_id, deadline_s), "draining")
 
     @router.post("/replicas/{replica_id}/undrain", status_code=202)
     async def undrain(replica_id: str) -> dict[str, str]:

@@ -69,8 +69,8 @@ class _RayController:
     async def pass_on(self, wish: MoveWish, asked_by: str) -> bool:
         return bool(await self._handle.pass_on.remote(wish, asked_by))
 
-    async def drain(self, replica_id: str) -> bool:
-        return bool(await self._handle.drain.remote(replica_id))
+    async def drain(self, replica_id: str, deadline_s: float | None = None) -> bool:
+        return bool(await self._handle.drain.remote(replica_id, deadline_s))
 
     async def undrain(self, replica_id: str) -> bool:
         return bool(await self._handle.undrain.remote(replica_id))

@@ -58,9 +58,11 @@ class Controller:
         """A replica says goodbye."""
         await self._drop(replica_id, "said goodbye")
 
-    async def drain(self, replica_id: ReplicaId) -> bool:
-        """Give the replica nothing new and move what runs there away; False when there is no such replica."""
-        self._set(self._membership.move_to(replica_id, ReplicaState.DRAINING))
+    async def drain(self, replica_id: ReplicaId, deadline_s: float | None = None) -> bool:
+        """Give the replica nothing new and move what runs there away, by `deadline_s` from now where that is given;
+        False when there is no such replica."""
+        leaves_at_s = None if deadline_s is None else self._clock.now_s() + deadline_s
+        self._set(self._membership.move_to(replica_id, ReplicaState.DRAINING, leaves_at_s=leaves_at_s))
         return self._membership.get(replica_id) is not None
 
     async def undrain(self, replica_id: ReplicaId) -> bool:
@@ -79,7 +81,7 @@ class Controller:
                 await asyncio.wait_for(self._changed.wait(), left_s)
             except TimeoutError:
                 break
-        return self._membership.view()
+        return self._membership.view(now_s=self._clock.now_s())
 
     async def report(self, gateway_id: str, report: GatewayReport) -> None:
         self._reports[gateway_id] = (self._clock.now_s(), report)

@@ -27,8 +27,8 @@ class ControllerReplica:
     async def leave(self, replica_id: ReplicaId) -> None:
         await self._controller.leave(replica_id)
 
-    async def drain(self, replica_id: ReplicaId) -> bool:
-        return await self._controller.drain(replica_id)
+    async def drain(self, replica_id: ReplicaId, deadline_s: float | None = None) -> bool:
+        return await self._controller.drain(replica_id, deadline_s)
 
     async def undrain(self, replica_id: ReplicaId) -> bool:
         return await self._controller.undrain(replica_id)

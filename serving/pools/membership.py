@@ -30,12 +30,13 @@ class Membership:
         others = tuple(r for r in self.replicas if r.replica_id != replica.replica_id)
         return self._next((*others, replace(replica, state=ReplicaState.STARTING)))
 
-    def move_to(self, replica_id: ReplicaId, state: ReplicaState) -> Membership:
-        """Change a replica's state. Unknown replicas and the state it already has change nothing."""
+    def move_to(self, replica_id: ReplicaId, state: ReplicaState, *, leaves_at_s: float | None = None) -> Membership:
+        """Change a replica's state, and when it leaves. Unknown replicas and what they already are change nothing."""
         known = self.get(replica_id)
-        if known is None or known.state is state:
+        if known is None or (known.state, known.leaves_at_s) == (state, leaves_at_s):
             return self
-        return self._next(tuple(replace(r, state=state) if r.replica_id == replica_id else r for r in self.replicas))
+        changed = replace(known, state=state, leaves_at_s=leaves_at_s)
+        return self._next(tuple(changed if r is known else r for r in self.replicas))
 
     def leave(self, replica_id: ReplicaId) -> Membership:
         """Forget a replica."""
@@ -53,8 +54,14 @@ class Membership:
             return self
         return replace(self, version=self.version + 1, wishes=(*self.wishes, wish)[-MAX_WISHES:])
 
-    def view(self) -> ClusterView:
-        return ClusterView(version=self.version, replicas=self.replicas, accepting=self.accepting, wishes=self.wishes)
+    def view(self, *, now_s: float) -> ClusterView:
+        return ClusterView(
+            version=self.version,
+            now_s=now_s,
+            replicas=self.replicas,
+            accepting=self.accepting,
+            wishes=self.wishes,
+        )
 
     def _next(self, replicas: tuple[Replica, ...]) -> Membership:
         ordered = tuple(sorted(replicas, key=lambda r: (r.pool, r.replica_id)))

@@ -69,6 +69,15 @@ class Deployment:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def _status_url(self) -> str:
+        return f"{self.base_url}/admin/v1/status"
+
+    @property
+    def _admin_headers(self) -> dict[str, str]:
+        state = json.loads((HOME / "run" / str(self.port) / "state.json").read_text())
+        return {"authorization": f"Bearer {state['admin_token']}"}
+
     def status(self) -> dict[str, Any]:
         found = ferry("status", "--json", "--port", str(self.port))
         assert found.returncode == 0, found.stdout + found.stderr
@@ -76,9 +85,11 @@ class Deployment:
 
     def admin_status(self, client: httpx.Client) -> list[dict[str, Any]]:
         """The replicas, without the cost of a process."""
-        state = json.loads((HOME / "run" / str(self.port) / "state.json").read_text())
-        headers = {"authorization": f"Bearer {state['admin_token']}"}
-        return list(client.get(f"{self.base_url}/admin/v1/status", headers=headers).json()["replicas"])
+        return list(client.get(self._status_url, headers=self._admin_headers).json()["replicas"])
+
+    async def replicas_now(self, client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        """As `admin_status`, between other requests of an event loop."""
+        return list((await client.get(self._status_url, headers=self._admin_headers)).json()["replicas"])
 
     def busy(self) -> list[dict[str, Any]]:
         """Replicas that run, queue or hold something, by their last report (twice a second)."""

@@ -26,7 +26,7 @@ class Outcome:
 
 
 def body_of(deployment: Deployment, index: int, max_tokens: int) -> dict[str, object]:
-    words = " ".join(str((index * 31 + word) % 977) for word in range(10 + index % 50))
+    words = " ".join(str((index * 31 + word) % 977) for word in range(4 + index % 16))
     return {
         "model": deployment.model,
         "messages": [{"role": "user", "content": f"Continue the list: {words}"}],

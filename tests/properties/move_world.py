@@ -39,7 +39,7 @@ SLICE_S = 0.25
 STEP_S = 0.01
 LABELS = {"model_name": "m", "gateway": "g"}
 ROLES = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
-OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.")
+OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.", "Evacuation.")
 
 
 @dataclass(slots=True)
@@ -50,6 +50,7 @@ class Node:
     core: MemoryCore
     host: EngineHost
     state: ReplicaState = ReplicaState.READY
+    leaves_at_s: float | None = None
     shown: bool = True
     runs: bool = True
 
@@ -69,6 +70,7 @@ class Node:
             node_id="node",
             pid=1,
             info=self.host.info,
+            leaves_at_s=self.leaves_at_s,
         )
 
 
@@ -148,6 +150,12 @@ class World:
                 assert self.ledger.harmed
         assert self.client.in_flight == self.metric("requests_in_flight")
 
+    def check_left(self, name: str) -> None:
+        """Its deadline has passed: no context is there that had anywhere to go."""
+        if choose_decode(0, self.client.engines.candidates()) is not None and not self.ledger.harmed:
+            left = [context for context in self.client.contexts() if context["replica"] == name]
+            assert not left, f"{name} should have been left by {left}"
+
     def _forgive(self) -> None:
         """Note what only a lease frees: a client releases nothing at an engine that it takes for dead, and it needs
         another engine to notify one through."""
@@ -192,7 +200,7 @@ class World:
         """Let the client see the cluster as it is said to be."""
         self._version += 1
         replicas = tuple(node.replica for node in self.nodes.values() if node.shown)
-        self._views.put_nowait(ClusterView(version=self._version, replicas=replicas))
+        self._views.put_nowait(ClusterView(version=self._version, now_s=self.loop.time(), replicas=replicas))
         self.loop.settle()
 
     def ask(self, prompt: list[int], *, max_tokens: int, stop_at: int | None) -> None:
@@ -251,10 +259,11 @@ class World:
             self.loop.advance(min(SLICE_S, left_s))
             self.check()
 
-    def declare(self, state: ReplicaState, *names: str) -> None:
-        """The controller says so of these engines."""
+    def declare(self, state: ReplicaState, *names: str, deadline_s: float | None = None) -> None:
+        """The controller says so of these engines, and that they will be gone by then."""
         for name in names:
             self.nodes[name].state = state
+            self.nodes[name].leaves_at_s = None if deadline_s is None else self.loop.time() + deadline_s
         self.show()
 
     def kill(self, name: str) -> None:
@@ -307,6 +316,7 @@ class World:
         """Harm nobody any more: then everything comes to its end, and nothing is left anywhere."""
         for node in self.nodes.values():
             node.core.stalled, node.state, node.shown = False, ReplicaState.READY, node.lives
+            node.leaves_at_s = None
             for connection in self.connections(node.name) if node.lives else ():
                 connection.to_engine.let_go()
                 connection.to_client.let_go()

@@ -200,6 +200,16 @@ class MoveMachine(RuleBasedStateMachine):
         self.world.declare(state, self.engine(pick))
 
     @precondition(lambda self: self.live())
+    @rule(pick=PICK, deadline_s=st.sampled_from([0.5, 1.2, 3.0]), passes=st.booleans())
+    def an_engine_drains_by_a_deadline(self, pick: int, deadline_s: float, passes: bool) -> None:
+        """That passes, or is left to the rules that come."""
+        name = self.engine(pick)
+        self.world.declare(ReplicaState.DRAINING, name, deadline_s=deadline_s)
+        if passes:
+            self.world.advance(deadline_s)
+            self.world.check_left(name)
+
+    @precondition(lambda self: self.live())
     @rule(pick=PICK, busy=st.booleans(), how=st.sampled_from(HARMS), tell=st.booleans())
     def an_engine_is_lost(self, pick: int, busy: bool, how: str, tell: bool) -> None:
         """With `busy`, an end of a move, if there is one."""

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.types import ClusterView
+from serving.types import ClusterView, ReplicaState
 from tests.serving.gateways import BEGIN, MODEL, Gateways, words, write_model
 
 TOKENS, BEFORE = 12, 4
@@ -68,6 +68,24 @@ async def finish(cluster: Gateways, asking: asyncio.Task[httpx.Response]) -> Non
 async def version(cluster: Gateways) -> int:
     view: ClusterView = await cluster.controller.watch(-1, 0.0)
     return view.version
+
+
+async def test_a_drain_tells_its_deadline(cluster: Gateways) -> None:
+    post = cluster.clients["g1"].post
+    assert (await post("/admin/v1/replicas/d1/drain", json={"deadline_s": 30})).status_code == 202
+    view = await cluster.controller.watch(-1, 0.0)
+    (draining,) = [replica for replica in view.replicas if replica.state is ReplicaState.DRAINING]
+    assert draining.leaves_at_s is not None and 29 < draining.leaves_at_s - view.now_s <= 30
+    assert (await post("/admin/v1/replicas/d2/drain")).status_code == 202
+    assert (await post("/admin/v1/replicas/d1/undrain")).status_code == 202
+    left = {replica.replica_id: replica.leaves_at_s for replica in (await cluster.controller.watch(-1, 0.0)).replicas}
+    assert left == {"d1": None, "d2": None}
+
+
+@pytest.mark.parametrize("body", [{"deadline_s": -1}, {"deadline": 5}, {"deadline_s": "soon"}])
+async def test_a_deadline_that_is_none_is_refused(cluster: Gateways, body: dict[str, Any]) -> None:
+    answer = await cluster.clients["g1"].post("/admin/v1/replicas/d1/drain", json=body)
+    assert answer.status_code in (400, 422) and "deadline" in answer.text
 
 
 async def test_every_gateway_lists_the_contexts_of_all(cluster: Gateways) -> None:

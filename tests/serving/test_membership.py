@@ -18,13 +18,13 @@ def test_a_replica_joins_as_starting_whatever_it_says() -> None:
     membership = Membership().join(A)
     assert A.state is ReplicaState.READY
     assert membership.replicas == (replace(A, state=ReplicaState.STARTING),)
-    assert membership.version == 1 and membership.view().ready() == ()
+    assert membership.version == 1 and membership.view(now_s=0.0).ready() == ()
 
 
 def test_a_known_replica_keeps_its_state() -> None:
     ready = Membership().join(A).move_to("a", ReplicaState.READY)
     assert ready.join(A) is ready
-    assert ready.view().ready() == (A,)
+    assert ready.view(now_s=0.0).ready() == (A,)
 
 
 def test_a_new_address_is_a_new_replica() -> None:
@@ -41,6 +41,15 @@ def test_changes_that_change_nothing() -> None:
     assert membership.move_to("a", ReplicaState.STARTING) is membership
 
 
+def test_a_deadline_is_a_change_and_ends_with_the_drain() -> None:
+    drained = Membership().join(A).move_to("a", ReplicaState.DRAINING)
+    told = drained.move_to("a", ReplicaState.DRAINING, leaves_at_s=7.0)
+    assert told.version == drained.version + 1 and told.view(now_s=3.0).replicas[0].leaves_at_s == 7.0
+    assert told.move_to("a", ReplicaState.DRAINING, leaves_at_s=7.0) is told
+    (back,) = told.move_to("a", ReplicaState.READY).replicas
+    assert back == replace(A, state=ReplicaState.READY)
+
+
 def test_who_left_is_forgotten_and_may_come_back() -> None:
     membership = Membership().join(A).join(B)
     left = membership.leave("a")
@@ -52,7 +61,7 @@ def test_replicas_are_shown_by_pool_and_id() -> None:
     membership = Membership()
     for name, role in (("z", PoolRole.DECODE), ("c", PoolRole.PREFILL), ("a", PoolRole.DECODE)):
         membership = membership.join(replica(name, role))
-    assert [r.replica_id for r in membership.view().replicas] == ["a", "z", "c"]
+    assert [r.replica_id for r in membership.view(now_s=0.0).replicas] == ["a", "z", "c"]
 
 
 def wish(name: str) -> MoveWish:
@@ -62,11 +71,11 @@ def wish(name: str) -> MoveWish:
 def test_a_wish_is_a_change_and_stays_while_others_happen() -> None:
     membership = Membership().join(A)
     wished = membership.wish(wish("1"))
-    assert wished.version == membership.version + 1 and wished.view().wishes == (wish("1"),)
+    assert wished.version == membership.version + 1 and wished.view(now_s=0.0).wishes == (wish("1"),)
     assert wished.wish(wish("1")) is wished, "one that is known changes nothing"
     later = wished.join(B).move_to("a", ReplicaState.READY).leave("b").stop_accepting().wish(wish("2"))
-    assert later.view().wishes == (wish("1"), wish("2"))
-    assert later.view().version == later.version == wished.version + 5
+    assert later.view(now_s=0.0).wishes == (wish("1"), wish("2"))
+    assert later.view(now_s=0.0).version == later.version == wished.version + 5
     assert [r.replica_id for r in later.replicas] == ["a"] and not later.accepting
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from serving.contexts.evacuation import LAST_CALL_S
 from serving.contexts.pool_client import PoolClient
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
@@ -41,9 +43,11 @@ def release_all(fleet: Fleet) -> None:
         engine.allow(10 * TOKENS)
 
 
-def view_with(fleet: Fleet, name: str, state: ReplicaState) -> ClusterView:
-    replicas = (replace(e.replica, state=state if e.name == name else e.replica.state) for e in fleet.engines.values())
-    return ClusterView(version=99, replicas=tuple(replicas))
+def view_with(fleet: Fleet, name: str, state: ReplicaState, *, leaves_at_s: float | None = None) -> ClusterView:
+    """What a controller shows whose clock says 500 s."""
+    changed = replace(fleet[name].replica, state=state, leaves_at_s=leaves_at_s)
+    replicas = (changed if e.name == name else e.replica for e in fleet.engines.values())
+    return ClusterView(version=99, now_s=500.0, replicas=tuple(replicas))
 
 
 @pytest.mark.parametrize("tokens_before", [0, 1, 5, TOKENS - 2])
@@ -165,6 +169,53 @@ async def test_a_drain_without_anywhere_to_go_lets_contexts_finish(fleet: Fleet)
     release_all(fleet)
     await fleet.expect_exact("r", TOKENS)
     assert not any(method == "hand_off" for method, _ in fleet[source].calls)
+
+
+async def handed_off(fleet: Fleet, source: str) -> None:
+    await until(lambda: any(method == "hand_off" for method, _ in fleet[source].calls))
+
+
+async def test_what_is_left_shortly_before_a_replica_leaves_starts_anew_elsewhere(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=500.0 + LAST_CALL_S + 1.0))
+    await handed_off(fleet, source)
+    assert fleet.metric("moves_total", reason="drain", mode="replay") == 0, "it may still get to its next token"
+    await until(lambda: fleet[source].aborts)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="drain", mode="replay") == 1
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 0
+
+
+async def test_the_last_call_of_a_drain_that_is_called_off_is_too(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=500.0 + LAST_CALL_S + 1.0))
+    await handed_off(fleet, source)
+    await fleet.show()
+    await asyncio.sleep(1.2)
+    assert not fleet[source].aborts
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="drain", mode="replay") == 0
+
+
+async def test_a_later_deadline_takes_the_place_of_an_earlier_one(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    for leaves_at_s in (500.0 + LAST_CALL_S + 1.0, 600.0, 600.0):
+        await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=leaves_at_s))
+    await asyncio.sleep(1.2)
+    assert not fleet[source].aborts
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+
+
+async def test_without_anywhere_to_go_contexts_stay_past_the_last_call(fleet: Fleet) -> None:
+    source = await started(fleet, "d1")
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=500.0))
+    await asyncio.sleep(0.1)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert not fleet[source].aborts
 
 
 async def test_contexts_are_listed_with_where_they_run(fleet: Fleet) -> None:
