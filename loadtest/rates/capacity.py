@@ -30,7 +30,8 @@ WINDOW = 1.35
 # for ten looks holds for all of them together: each takes this part of the risk (0.0106 of 0.05).
 POCOCK = 0.212
 _RATES, _SLOPES = 321, 61
-_SLOPE_RANGE = (1.0, 1000.0)
+# A lone server with room to spare slopes below 1; an engine near its limit, above 10.
+_SLOPE_RANGE = (0.2, 1000.0)
 # Shares of 0 and 1 have infinite log-odds: further than this a grid point says nothing new.
 _MAX_LOGIT = 30.0
 

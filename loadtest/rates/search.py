@@ -91,9 +91,9 @@ def search(
 ) -> Searched:
     """The highest rate at which the share `goal.wanted` meets `slo`.
 
-    `requests` of a brief run at least; None: as many as the sequential test needs for a clear verdict. Interrupted, or when the
-    next run would end after `max_time_s`, the search ends with what it knows. Raises LoadTestError from a run that
-    cannot start.
+    `requests` of a brief run at least; None: as many as the sequential test needs for a clear verdict. Interrupted, or
+    when the next run would end after `max_time_s`, the search ends with what it knows. Raises LoadTestError from a run
+    that cannot start.
     """
     brief = requests or requests_to_tell(goal.wanted)
     full = max(FULL_RUN_FACTOR * brief, MIN_FULL_REQUESTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from loadtest.rates.capacity import Run, fit, student
+from loadtest.rates.capacity import Fit, Run, fit, student
 from loadtest.rates.compare import Change, compare
 from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, bracket, capacity, decide
-from loadtest.rates.search import searched_slo
+from loadtest.rates.search import BRIEF_RUN_S, FULL_RUN_S, searched_slo
 from loadtest.rates.sequential import Batch, Side, requests_to_tell, side
 from loadtest.rates.sweep import parse_rates
 from loadtest.truth import Law, Queue
@@ -61,6 +63,50 @@ def test_the_interval_holds_the_capacity_as_often_as_it_says() -> None:
         assert end.ending is Ending.FOUND and found is not None
         held.append(found.low_rps <= 7.3 <= found.high_rps)
     assert sum(held) >= 54  # 57 are due; below 54 is chance once in ten thousand
+
+
+QUEUES = ((Queue(4, 0.02, Law.FIXED), 0.04), (Queue(8, 0.02, Law.EXPONENTIAL), 0.08))
+
+
+@pytest.mark.parametrize(("queue", "limit_s"), QUEUES, ids=("M/D/4", "M/M/8"))
+def test_the_capacity_of_a_queue_is_found_though_its_waits_hang_together(queue: Queue, limit_s: float) -> None:
+    known_rps = queue.capacity_rps(limit_s, WANTED)
+    errors, held = [], 0
+    for seed in range(6):
+        found = searched_queue(queue, limit_s, seed)
+        errors.append(found.rate_rps / known_rps - 1)
+        held += found.low_rps <= known_rps <= found.high_rps
+    assert max(map(abs, errors)) < 0.07 and abs(np.mean(errors)) < 0.03, errors
+    assert held >= 5, "of six; it says 95 of a hundred"
+
+
+def searched_queue(queue: Queue, limit_s: float, seed: int) -> Fit:
+    """A whole search, its runs as long as `search` makes them."""
+    goal, probes = Goal(WANTED, start_rps=queue.saturation_rps / 4), list[Probe]()
+    seeds = np.random.SeedSequence(seed)
+    while isinstance(step := decide(probes, goal), Try):
+        count = math.ceil(1.1 * step.rate_rps * (BRIEF_RUN_S if step.brief else FULL_RUN_S))
+        kept = answered_within(queue, step.rate_rps, count, limit_s, np.random.default_rng(seeds.spawn(1)[0]))
+        parts = np.array_split(kept[count // 11 :], 8)
+        probes.append(Probe(Run(step.rate_rps, tuple(Batch(len(p), int(p.sum())) for p in parts)), step.brief))
+    found = capacity(probes, goal)
+    assert found is not None
+    return found
+
+
+def answered_within(
+    queue: Queue, rate_rps: float, count: int, limit_s: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Which requests of a run are answered in time, first come first served."""
+    arrivals = np.cumsum(rng.exponential(1 / rate_rps, count))
+    exponential = queue.law is Law.EXPONENTIAL
+    service = rng.exponential(queue.service_s, count) if exponential else np.full(count, queue.service_s)
+    free, kept = [0.0] * queue.servers, np.zeros(count, bool)
+    for n, (at, each) in enumerate(zip(arrivals.tolist(), service.tolist(), strict=True)):
+        ends = max(at, heapq.heappop(free)) + each
+        heapq.heappush(free, ends)
+        kept[n] = ends - at <= limit_s
+    return kept
 
 
 @pytest.mark.parametrize(("low", "high", "ending"), [(0.01, 4.0, Ending.ALL_MEET), (20.0, 90.0, Ending.NONE_MEETS)])
