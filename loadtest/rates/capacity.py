@@ -20,7 +20,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.rates.sequential import Batch, squares_within, total
+from loadtest.rates.sequential import Batch, merged, squares_within, total
 
 Grid = NDArray[np.float64]
 
@@ -29,6 +29,8 @@ WINDOW = 1.35
 # An interval that is looked at after every run, until it is narrow enough, is narrow by luck too often. Pocock's bound
 # for ten looks holds for all of them together: each takes this part of the risk (0.0106 of 0.05).
 POCOCK = 0.212
+# Batches of a run are looked at one by one, and in groups.
+MERGES = (1, 2, 4)
 _RATES, _SLOPES = 321, 61
 # A lone server with room to spare slopes below 1; an engine near its limit, above 10.
 _SLOPE_RANGE = (0.2, 1000.0)
@@ -128,15 +130,24 @@ def _likelihood(places: Grid, slopes: Grid, log_rates: Grid, counts: Grid, wante
 
 
 def _dispersion(runs: Sequence[Run], shares: Grid) -> tuple[float, float]:
-    """The scatter of batches around their runs or of runs around the fit, the worse of them; its degrees of freedom."""
-    within, within_degrees = 0.0, 0
+    """The scatter of batches around their runs or of runs around the fit, the worse of them; its degrees of freedom.
+
+    A queue near its limit remembers longer than a batch lasts. Then neighbours are alike, batches vary too little, and
+    pairs of them, or fours, tell more: the scatter is that of the scale at which it is widest.
+    """
+    found = [_within(runs, together) for together in MERGES]
     between = 0.0
     for run, share in zip(runs, shares, strict=True):
-        squares, degrees = squares_within(run.batches)
-        within, within_degrees = within + squares, within_degrees + degrees
         due, met = total(run.batches)
         between += (met - due * share) ** 2 / max(due * share * (1 - share), 1e-9)
     between_degrees = max(1, len(runs) - 2)
-    by_batches = within / within_degrees if within_degrees else 1.0
+    by_batches, within_degrees = max(found)
     by_runs = between / between_degrees
     return max(1.0, by_batches, by_runs), max(3.0, between_degrees + within_degrees / 2)
+
+
+def _within(runs: Sequence[Run], together: int) -> tuple[float, int]:
+    """The scatter of batches of `together` batches around their runs, and its degrees of freedom."""
+    squares = [squares_within(merged(run.batches, together)) for run in runs]
+    degrees = sum(degree for _, degree in squares)
+    return (sum(square for square, _ in squares) / degrees if degrees else 1.0), degrees

@@ -58,6 +58,12 @@ def dispersion(runs: Iterable[Sequence[Batch]]) -> float:
     return max(1.0, squares / degrees) if degrees else 1.0
 
 
+def merged(batches: Sequence[Batch], together: int) -> tuple[Batch, ...]:
+    """Neighbours joined, so many at a time."""
+    groups = (batches[first : first + together] for first in range(0, len(batches), together))
+    return tuple(Batch(*total(group)) for group in groups)
+
+
 def squares_within(batches: Sequence[Batch]) -> tuple[float, int]:
     """Pearson's sum of squares of one run's batches around the run's share, and its degrees of freedom."""
     due, met = total(batches)
