@@ -20,11 +20,13 @@ from rich.console import Console
 
 from loadtest import cli_options as flags
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
+from loadtest.cli_report import HtmlFile
 from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line
 from loadtest.document import finite
 from loadtest.load import load_for
 from loadtest.load_plan import LoadPlan
+from loadtest.page.rate_page import RatePage
 from loadtest.rates.decide import Ending, Goal
 from loadtest.rates.search import Made, SpecAt, as_tree, search, searched_slo, statement
 from loadtest.rates.sweep import Row, knee, parse_rates, row_of, show_rows, sweep_tree
@@ -78,6 +80,7 @@ def search_(
     workload: flags.Workload = None,
     seed: flags.Seed = 0,
     save_dir: flags.SaveDir = Path("results"),
+    html: HtmlFile = None,
     as_json: flags.AsJson = False,
 ) -> None:
     """Find the highest open-loop rate that meets the SLO, and say how sure that is. Ctrl-C keeps what is known."""
@@ -88,7 +91,7 @@ def search_(
         times = TimesFlags(burstiness=burstiness, workload=workload, seed=seed)
         target = where.target()
         spec_at = _spec_at(plan_of(where, times, requests, goal), target, bounds)
-        files: list[str] = []
+        rows: list[Row] = []
         found = search(
             spec_at,
             slo,
@@ -97,11 +100,16 @@ def search_(
             seed=seed,
             requests=requests_per_run,
             max_time_s=max_time_s,
-            on_run=_telling(console, save_dir, files),
+            on_run=_telling(console, save_dir, rows),
         )
-        tree = as_tree(found, files)
+        tree = as_tree(found, [row.report for row in rows])
         _tell(f"search-{uuid.uuid4().hex[:12]}.json", tree, save_dir, console, as_json)
-        console.print(statement(found), style="bold", markup=False, highlight=False, soft_wrap=True)
+        told = statement(found)
+        page = RatePage(
+            title="The highest rate", statement=told, rows=rows, slo=slo, wanted=wanted, fit=found.fit, joined=False
+        )
+        _write_page(page, html, console)
+        console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(SEARCH_CODES.get(found.ending, NOT_KNOWN))
 
 
@@ -118,6 +126,7 @@ def sweep(
     warmup_s: flags.WarmUp = 5.0,
     seed: flags.Seed = 0,
     save_dir: flags.SaveDir = Path("results"),
+    html: HtmlFile = None,
     as_json: flags.AsJson = False,
 ) -> None:
     """Measure at several request rates, lowest first; the same seed gives each the same arrivals but for their pace."""
@@ -142,6 +151,7 @@ def sweep(
                 console.print(saved.error or "interrupted", style="red", markup=False)
                 break
         show_rows(rows, console)
+        _write_page(_sweep_page(rows, slo), html, console)
         _tell(f"sweep-{uuid.uuid4().hex[:12]}.json", sweep_tree(rows, knee(rows)), save_dir, console, as_json)
         invalid = any(row.verdict is Verdict.INVALID for row in rows)
         raise typer.Exit(EXIT_CODES[Verdict.INVALID] if invalid else 0)
@@ -175,12 +185,29 @@ def _checked(goal: Goal) -> Goal:
     return goal
 
 
-def _telling(console: Console, folder: Path, files: list[str]) -> Callable[[Made], None]:
+def _sweep_page(rows: list[Row], slo: Slo) -> RatePage:
+    bend = knee(rows)
+    told = "no rate is past the knee" if bend is None else f"beyond {bend:g} requests/s latency takes off"
+    return RatePage(title="Latency over the rate", statement=told, rows=rows, slo=slo, wanted=slo.attainment)
+
+
+def _write_page(page: RatePage, file: Path | None, console: Console) -> None:
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page.html(), encoding="utf-8")
+    except OSError as error:
+        raise LoadTestError(f"{file} cannot be written: {error}") from error
+    console.print(f"page: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _telling(console: Console, folder: Path, rows: list[Row]) -> Callable[[Made], None]:
     """Saves each run and says a line about it."""
 
     def on_run(made: Made) -> None:
         saved = save(made.result, made.report, folder)
-        files.append(saved.report_file.name)
+        rows.append(row_of(made.probe.run.rate_rps, made.report, saved.report_file.name))
         run_, kind = made.probe.run, "brief" if made.probe.brief else "full"
         due = sum(batch.due for batch in run_.batches)
         state = "" if made.probe.valid else f"  INVALID: {'; '.join(made.report.faults)}"

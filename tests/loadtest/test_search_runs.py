@@ -25,14 +25,18 @@ def search(truth: TruthServer, folder: Path, *more: str) -> Result:
 
 @pytest.mark.slow
 def test_the_known_capacity_is_found_and_its_runs_are_kept(tmp_path: Path) -> None:
+    page = ("--html", str(tmp_path / "page.html"))
     with TruthServer(TRUTH) as truth:
-        found = search(truth, tmp_path, "--start-rate", "100", "--precision", "0.1", "--max-time-s", "60")
+        found = search(truth, tmp_path, "--start-rate", "100", "--precision", "0.1", "--max-time-s", "25", *page)
     assert found.exit_code in (0, 1), found.output  # 1: a busy machine was too noisy to be sure in time
     tree = json.loads(found.stdout.splitlines()[-1])
     assert tree["format"] == "ferry-search/1" and tree["statement"] in found.output.replace("\n", " ")
     assert tree["capacity_rps"] == pytest.approx(KNOWN_RPS, rel=0.15)
     assert all((tmp_path / run["report"]).is_file() for run in tree["runs"])
     assert len(list(tmp_path.glob("search-*.json"))) == 1
+    written = (tmp_path / "page.html").read_text()
+    assert tree["statement"] in written and "SLO 40 ms" in written and "90 % must" in written
+    assert "<script" not in written and "http://" not in written.replace("http://www.w3.org", "")
 
 
 @pytest.mark.parametrize(
