@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from loadtest import cli_drill, cli_exchange, cli_report, cli_validate
+from loadtest import cli_compare, cli_drill, cli_exchange, cli_report, cli_search, cli_validate
 from loadtest import cli_options as flags
 from loadtest.calibrate import RATES_RPS, STREAMS, calibrate
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
@@ -44,6 +44,8 @@ cli_report.register(load_app)
 cli_exchange.register(load_app)
 cli_drill.register(load_app)
 cli_validate.register(load_app)
+cli_search.register(load_app)
+cli_compare.register(load_app)
 
 
 @load_app.command()

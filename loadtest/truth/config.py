@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Law(StrEnum):
+    """How the time to the first token varies from request to request."""
+
+    FIXED = "fixed"
+    EXPONENTIAL = "exponential"
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +18,8 @@ class TruthConfig:
     """Times in milliseconds from the arrival of a request; shares are probabilities per request."""
 
     ttft_ms: float = 200.0
+    ttft_law: Law = Law.FIXED
+    """EXPONENTIAL: drawn anew for each request, with `ttft_ms` as its mean."""
     gap_ms: float = 50.0
     tokens: int = 64
     """For requests that name no maximum."""
@@ -19,7 +29,8 @@ class TruthConfig:
     jitter: float = 0.0
     """Sigma of a log-normal factor on every wait, of median 1."""
     slots: int | None = None
-    """Requests served at once; others queue before their TTFT begins."""
+    """Requests served at once; others queue, first come first served, before their TTFT begins. With answers of one
+    token this is a queue whose capacity is known: `loadtest.truth.queues`."""
     stall_after_events: int | None = None
     stall_ms: float = 0.0
     usage: bool = True

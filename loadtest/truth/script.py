@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from loadtest.truth.config import TruthConfig
+from loadtest.truth.config import Law, TruthConfig
 
 NS_PER_MS = 1_000_000
 WORDS = (" the", " of", " and", " to", " in", " a", " is", " that", " for", " it", " as", " was", " with", " be")
@@ -107,7 +107,7 @@ class _Scripter:
             "usage": self._usage(self._tokens),
         }
         return Step(
-            self._jittered(config.ttft_ms + (self._events - 1) * config.gap_ms),
+            self._first_token_ns() + self._jittered((self._events - 1) * config.gap_ms),
             plain(200, body),
             carries_tokens=True,
             after=After.KEEP,
@@ -126,7 +126,7 @@ class _Scripter:
         if config.role_ms is not None:
             yield Step(round(config.role_ms * NS_PER_MS), head + _chunk(self._role_event()))
             head, waited_ms = b"", config.role_ms
-        wait_ns = self._jittered(config.ttft_ms) - round(waited_ms * NS_PER_MS)
+        wait_ns = self._first_token_ns() - round(waited_ms * NS_PER_MS)
         for event in range(self._events):
             data = head + _chunk(self._token_event(event))
             head = b""
@@ -172,6 +172,11 @@ class _Scripter:
 
     def _word(self, token: int) -> str:
         return WORDS[(self._number * 7 + token) % len(WORDS)]
+
+    def _first_token_ns(self) -> int:
+        config = self._config
+        factor = self._rng.expovariate(1.0) if config.ttft_law is Law.EXPONENTIAL else 1.0
+        return self._jittered(config.ttft_ms * factor)
 
     def _jittered(self, wait_ms: float) -> int:
         factor = self._rng.lognormvariate(0.0, self._config.jitter) if self._config.jitter else 1.0

@@ -241,13 +241,14 @@ class _Server:
 
     def _finish(self, peer: _Peer, answer: _Answer, status: int) -> None:
         peer.answer = None
-        self._note(answer, status)
+        # The next begins when this one was to end: were it a little later each time, the queue would be a slower one.
+        self._note(answer, status, freed_ns=answer.due_ns)
         if self._config.close_after_each:
             self._close(peer)
         elif peer.unread:
             self._take_request(peer, time.monotonic_ns())
 
-    def _note(self, answer: _Answer, status: int) -> None:
+    def _note(self, answer: _Answer, status: int, freed_ns: int) -> None:
         self._serving -= 1
         self._written.append(
             Written(
@@ -260,7 +261,7 @@ class _Server:
         )
         if self._queue:
             peer, waiting = self._queue.popleft()
-            self._begin(peer, waiting, time.monotonic_ns())
+            self._begin(peer, waiting, max(waiting.received_ns, freed_ns))
 
     def _write(self, peer: _Peer, data: bytes) -> None:
         data = peer.unsent + data
@@ -288,4 +289,4 @@ class _Server:
         if (peer, answer) in self._queue:
             self._queue.remove((peer, answer))
         else:
-            self._note(answer, status=0)
+            self._note(answer, status=0, freed_ns=time.monotonic_ns())

@@ -1,0 +1,234 @@
+"""`ferry load search`: the highest request rate that meets the SLO. `ferry load sweep`: latencies over given rates.
+
+Exit codes of `search`: 0 the capacity is known as narrowly as asked for, or above --max-rate; 1 it is not, or below
+--min-rate; 2 the search could not run; 3 the client was the limit. Of `sweep`: 0, or 3 if a run was INVALID.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from loadtest import cli_options as flags
+from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
+from loadtest.cli_report import HtmlFile
+from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
+from loadtest.console import progress_line
+from loadtest.document import finite
+from loadtest.load import load_for
+from loadtest.load_plan import LoadPlan
+from loadtest.page.rate_page import RatePage
+from loadtest.rates.decide import Ending, Goal
+from loadtest.rates.search import Made, SpecAt, as_tree, search, searched_slo, statement
+from loadtest.rates.sweep import Row, knee, parse_rates, row_of, show_rows, sweep_tree
+from loadtest.report import Verdict, build
+from loadtest.results import save
+from loadtest.runner import run
+from loadtest.spec import RunSpec
+from loadtest.types import LoadTestError, Slo, Target
+
+SEARCH, RATES = "Search", "Rates"
+SEARCH_CODES = MappingProxyType({Ending.FOUND: 0, Ending.ALL_MEET: 0, Ending.CLIENT_LIMIT: 3})
+NOT_KNOWN = 1
+
+StartRate = Annotated[float, typer.Option(help="Requests/s of the first run.", rich_help_panel=SEARCH)]
+MinRate = Annotated[float, typer.Option(help="Give up below this.", rich_help_panel=SEARCH)]
+MaxRate = Annotated[float, typer.Option(help="Be content with this.", rich_help_panel=SEARCH)]
+Precision = Annotated[float, typer.Option(help="Half of the interval, of the capacity.", rich_help_panel=SEARCH)]
+Confidence = Annotated[float, typer.Option(help="Of the interval.", rich_help_panel=SEARCH)]
+MaxRuns = Annotated[int, typer.Option(help="At most so many.", rich_help_panel=SEARCH)]
+MaxTime = Annotated[float, typer.Option(help="Begin no run that would end later.", rich_help_panel=SEARCH)]
+Requests = Annotated[
+    int | None,
+    typer.Option(help="Of a brief run.", show_default="as the sequential test needs", rich_help_panel=SEARCH),
+]
+Rates = Annotated[
+    str, typer.Option("--rates", help="`1,2,4` or `FROM:TO:COUNT`, in requests/s.", rich_help_panel=RATES)
+]
+Seconds = Annotated[float, typer.Option(help="Of each load.", rich_help_panel=RATES)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("search")(search_)
+    app.command("sweep")(sweep)
+
+
+@grouped
+def search_(
+    where: TargetFlags,
+    requests: RequestFlags,
+    goal: GoalFlags,
+    bounds: LimitFlags,
+    start_rate: StartRate = 1.0,
+    min_rate: MinRate = 0.01,
+    max_rate: MaxRate = 10_000.0,
+    precision: Precision = 0.05,
+    confidence: Confidence = 0.95,
+    max_runs: MaxRuns = 100,
+    max_time_s: MaxTime = 3600.0,
+    requests_per_run: Requests = None,
+    burstiness: flags.Burstiness = 1.0,
+    workload: flags.Workload = None,
+    seed: flags.Seed = 0,
+    save_dir: flags.SaveDir = Path("results"),
+    html: HtmlFile = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Find the highest open-loop rate that meets the SLO, and say how sure that is. Ctrl-C keeps what is known."""
+    console = Console(stderr=as_json)
+    with errors_as_exit_codes():
+        slo, wanted = searched_slo(_one_slo(goal))
+        aim = _checked(Goal(wanted, start_rate, min_rate, max_rate, precision, confidence, max_runs))
+        times = TimesFlags(burstiness=burstiness, workload=workload, seed=seed)
+        target = where.target()
+        spec_at = _spec_at(plan_of(where, times, requests, goal), target, bounds)
+        rows: list[Row] = []
+        found = search(
+            spec_at,
+            slo,
+            aim,
+            lambda spec: run(spec, progress_line(console)),
+            seed=seed,
+            requests=requests_per_run,
+            max_time_s=max_time_s,
+            on_run=_telling(console, save_dir, rows),
+        )
+        tree = as_tree(found, [row.report for row in rows])
+        _tell(f"search-{uuid.uuid4().hex[:12]}.json", tree, save_dir, console, as_json)
+        told = statement(found)
+        page = RatePage(
+            title="The highest rate", statement=told, rows=rows, slo=slo, wanted=wanted, fit=found.fit, joined=False
+        )
+        _write_page(page, html, console)
+        console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(SEARCH_CODES.get(found.ending, NOT_KNOWN))
+
+
+@grouped
+def sweep(
+    rates: Rates,
+    where: TargetFlags,
+    requests: RequestFlags,
+    goal: GoalFlags,
+    bounds: LimitFlags,
+    seconds: Seconds = 60.0,
+    burstiness: flags.Burstiness = 1.0,
+    workload: flags.Workload = None,
+    warmup_s: flags.WarmUp = 5.0,
+    seed: flags.Seed = 0,
+    save_dir: flags.SaveDir = Path("results"),
+    html: HtmlFile = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Measure at several request rates, lowest first; the same seed gives each the same arrivals but for their pace."""
+    console = Console(stderr=as_json)
+    with errors_as_exit_codes():
+        if not seconds > warmup_s:
+            raise LoadTestError(f"--seconds is {seconds:g}: it must be above --warmup-s, {warmup_s:g}")
+        times = TimesFlags(
+            burstiness=burstiness, workload=workload, seed=seed, benchmark_duration=seconds, warmup_s=warmup_s
+        )
+        target, (slo, class_slos) = where.target(), goal.slos()
+        plan = plan_of(where, times, requests, goal)
+        rows: list[Row] = []
+        for rate_rps in parse_rates(rates):
+            jobs = load_for(replace(plan, request_rate_rps=rate_rps), target).jobs
+            spec = RunSpec(target, jobs, bounds.limits(times), slo, bounds.workers, warmup_s, class_slos=class_slos)
+            result = run(spec, progress_line(console))
+            report = build(result)
+            saved = save(result, report, save_dir)
+            rows.append(row_of(rate_rps, report, saved.report_file.name))
+            if saved.error or result.interrupted:
+                console.print(saved.error or "interrupted", style="red", markup=False)
+                break
+        show_rows(rows, console)
+        _write_page(_sweep_page(rows, slo), html, console)
+        _tell(f"sweep-{uuid.uuid4().hex[:12]}.json", sweep_tree(rows, knee(rows)), save_dir, console, as_json)
+        invalid = any(row.verdict is Verdict.INVALID for row in rows)
+        raise typer.Exit(EXIT_CODES[Verdict.INVALID] if invalid else 0)
+
+
+def _spec_at(plan: LoadPlan, target: Target, bounds: LimitFlags) -> SpecAt:
+    limits = bounds.limits(TimesFlags())
+
+    def spec_at(rate_rps: float, count: int, seed: int) -> RunSpec:
+        asked = replace(plan, request_rate_rps=rate_rps, requests=count, seed=seed)
+        return RunSpec(target, load_for(asked, target).jobs, limits, workers=bounds.workers)
+
+    return spec_at
+
+
+def _one_slo(goal: GoalFlags) -> Slo:
+    slo, classes = goal.slos()
+    if not classes:
+        return slo
+    return classes[goal.class_of_load(None)]
+
+
+def _checked(goal: Goal) -> Goal:
+    """Raises LoadTestError for bounds that hold nothing."""
+    if not 0 < goal.min_rps <= goal.start_rps <= goal.max_rps < math.inf:
+        raise LoadTestError("--min-rate, --start-rate and --max-rate must be above 0 and rise in this order")
+    if not 0 < goal.precision < 1 or not 0 < goal.confidence < 1:
+        raise LoadTestError("--precision and --confidence are shares between 0 and 1")
+    if goal.max_runs < 1:
+        raise LoadTestError(f"--max-runs is {goal.max_runs}: allow 1 or more")
+    return goal
+
+
+def _sweep_page(rows: list[Row], slo: Slo) -> RatePage:
+    bend = knee(rows)
+    told = "no rate is past the knee" if bend is None else f"beyond {bend:g} requests/s latency takes off"
+    return RatePage(title="Latency over the rate", statement=told, rows=rows, slo=slo, wanted=slo.attainment)
+
+
+def _write_page(page: RatePage, file: Path | None, console: Console) -> None:
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page.html(), encoding="utf-8")
+    except OSError as error:
+        raise LoadTestError(f"{file} cannot be written: {error}") from error
+    console.print(f"page: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _telling(console: Console, folder: Path, rows: list[Row]) -> Callable[[Made], None]:
+    """Saves each run and says a line about it."""
+
+    def on_run(made: Made) -> None:
+        saved = save(made.result, made.report, folder)
+        rows.append(row_of(made.probe.run.rate_rps, made.report, saved.report_file.name))
+        run_, kind = made.probe.run, "brief" if made.probe.brief else "full"
+        due = sum(batch.due for batch in run_.batches)
+        state = "" if made.probe.valid else f"  INVALID: {'; '.join(made.report.faults)}"
+        state += f"  {saved.error}" if saved.error else ""
+        console.print(
+            f"{run_.rate_rps:9.4g} requests/s  {kind:5}  {due:5} requests  {run_.share:7.2%} within the SLO{state}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    return on_run
+
+
+def _tell(name: str, tree: dict[str, Any], folder: Path, console: Console, as_json: bool) -> None:
+    file = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(finite(tree), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LoadTestError(f"{file} cannot be written: {error}") from error
+    console.print(f"saved: {file}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(finite(tree)))

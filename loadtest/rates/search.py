@@ -1,0 +1,197 @@
+"""Runs what `decide` asks for, one load after another, until the capacity is known. The thin shell of a search."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loadtest.metrics import in_window
+from loadtest.rates.capacity import Fit, Run
+from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, capacity, decide
+from loadtest.rates.sequential import batches_of, requests_to_tell
+from loadtest.report import Report, Verdict, build
+from loadtest.spec import RunResult, RunSpec
+from loadtest.types import Limits, LoadTestError, Slo
+
+# A run begins with an empty server: what comes first meets less of a queue than what follows.
+WARM_UP_SHARE = 0.1
+FULL_RUN_FACTOR = 4
+MIN_FULL_REQUESTS = 200
+# At high rates more requests cost no time worth speaking of.
+BRIEF_RUN_S, FULL_RUN_S = 3.0, 10.0
+
+SpecAt = Callable[[float, int, int], RunSpec]
+"""(requests per second, how many, seed) -> the load. Without a warm-up: the search sets it."""
+Runner = Callable[[RunSpec], RunResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One run of a search: why it was made, and what came out."""
+
+    probe: Probe
+    result: RunResult
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How a search ended. `fit` is None where no capacity was bracketed."""
+
+    goal: Goal
+    ending: Ending
+    fit: Fit | None
+    probes: tuple[Probe, ...]
+    took_s: float
+
+
+def searched_slo(slo: Slo) -> tuple[Slo, float]:
+    """The SLO of one request that a search counts by, and the share of requests that must meet it.
+
+    A promised percentile becomes a limit. Raises LoadTestError also where limits ask for different shares.
+    """
+    means = [promise for promise in slo.promises if promise.percentile is None]
+    if means:
+        raise LoadTestError(f"a search counts requests, and {means[0].metric} is promised as a mean: promise a limit")
+    limits = {f"{promise.metric}_ms": promise.limit_ms for promise in slo.promises}
+    fields = ("ttft_ms", "tpot_ms", "e2e_ms", "max_gap_ms")
+    stricter = {
+        name: min(value for value in (getattr(slo, name), limits.get(name)) if value is not None)
+        for name in fields
+        if getattr(slo, name) is not None or name in limits
+    }
+    if not stricter:
+        raise LoadTestError("a search needs an SLO: --goodput 'ttft:500 tpot:50', or --slo FILE")
+    shares = [promise.percentile / 100 for promise in slo.promises if promise.percentile is not None]
+    if not shares or any(getattr(slo, name) is not None for name in fields):
+        shares.append(slo.attainment)
+    if len(set(shares)) > 1:
+        asked = ", ".join(f"{share:g}" for share in sorted(set(shares)))
+        raise LoadTestError(f"a search counts by one share, and the SLO has {asked}: choose limits with --goodput")
+    wanted = shares[0]
+    if not 0 < wanted < 1:
+        raise LoadTestError(f"a share of {wanted:g} can never be shown by counting: ask for 0.99, say")
+    return replace(slo, promises=(), attainment=wanted, **stricter), wanted
+
+
+def search(
+    spec_at: SpecAt,
+    slo: Slo,
+    goal: Goal,
+    runner: Runner,
+    *,
+    seed: int = 0,
+    requests: int | None = None,
+    max_time_s: float = math.inf,
+    on_run: Callable[[Made], None] | None = None,
+) -> Searched:
+    """The highest rate at which the share `goal.wanted` meets `slo`.
+
+    `requests` of a brief run at least; None: as many as the sequential test needs for a clear verdict. Interrupted, or
+    when the next run would end after `max_time_s`, the search ends with what it knows. Raises LoadTestError from a run
+    that cannot start.
+    """
+    brief = requests or requests_to_tell(goal.wanted)
+    full = max(FULL_RUN_FACTOR * brief, MIN_FULL_REQUESTS)
+    seeds = _seeds(seed)
+    probes: list[Probe] = []
+    began_ns = time.monotonic_ns()
+    while isinstance(step := decide(probes, goal), Try):
+        least, least_s = (brief, BRIEF_RUN_S) if step.brief else (full, FULL_RUN_S)
+        count = math.ceil((1 + WARM_UP_SHARE) * max(least, least_s * step.rate_rps))
+        length_s = count / step.rate_rps
+        if _since_s(began_ns) + length_s > max_time_s:
+            step = Done(Ending.TIME_SPENT)
+            break
+        spec = spec_at(step.rate_rps, count, next(seeds))
+        spec = replace(spec, slo=slo, class_slos={}, warmup_s=_warmup_s(spec), limits=_unbounded(spec.limits))
+        result = runner(spec)
+        made = _made(step, result, slo)
+        if on_run is not None:
+            on_run(made)
+        if result.interrupted:
+            step = Done(Ending.INTERRUPTED)
+            break
+        probes.append(made.probe)
+    assert isinstance(step, Done)
+    return Searched(goal, step.ending, capacity(probes, goal), tuple(probes), _since_s(began_ns))
+
+
+def _since_s(began_ns: int) -> float:
+    return (time.monotonic_ns() - began_ns) / 1e9
+
+
+def _made(step: Try, result: RunResult, slo: Slo) -> Made:
+    report = build(result)
+    kept = in_window(result.records, result.start_ns, result.spec.warmup_s)
+    run = Run(step.rate_rps, batches_of(kept, slo))
+    return Made(Probe(run, step.brief, valid=report.verdict is not Verdict.INVALID), result, report)
+
+
+def _warmup_s(spec: RunSpec) -> float:
+    """Until the first requests of the run are due, which do not count."""
+    due_s = sorted(job.due_s for job in spec.jobs if job.due_s is not None)
+    return due_s[math.ceil(len(due_s) * WARM_UP_SHARE / (1 + WARM_UP_SHARE))] if due_s else 0.0
+
+
+def _unbounded(limits: Limits) -> Limits:
+    """Open loops only: a bound on what is in flight would slow the load down instead of showing the queue."""
+    return replace(limits, concurrency=None, stop_after_s=None)
+
+
+def _seeds(seed: int) -> Iterator[int]:
+    """One list for every search of the seed, with independent entries."""
+    sequence = np.random.SeedSequence(seed)
+    while True:
+        yield int(sequence.spawn(1)[0].generate_state(1)[0])
+
+
+def statement(searched: Searched) -> str:
+    """The result in a sentence."""
+    runs, minutes = len(searched.probes), searched.took_s / 60
+    tail = f"{runs} runs, {minutes:.1f} min"
+    found, goal = searched.fit, searched.goal
+    if searched.ending is Ending.NONE_MEETS:
+        return f"capacity below {goal.min_rps:g} requests/s: {searched.ending.value} ({tail})"
+    if searched.ending is Ending.ALL_MEET:
+        return f"capacity at least {goal.max_rps:g} requests/s: {searched.ending.value} ({tail})"
+    if found is None:
+        return f"capacity not found: {searched.ending.value} ({tail})"
+    sure = f"{goal.confidence:.0%}: {_rate(found.low_rps)} to {_rate(found.high_rps)}"
+    why = "" if searched.ending is Ending.FOUND else f"; not as sure as wanted: {searched.ending.value}"
+    return f"capacity {_rate(found.rate_rps)} requests/s ({sure}; {tail}{why})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "no bound"
+
+
+def as_tree(searched: Searched, files: Sequence[str] = ()) -> dict[str, object]:
+    """The search as a document, `ferry-search/1`. `files` are the reports of its runs, in order."""
+    found, goal = searched.fit, searched.goal
+    return {
+        "format": "ferry-search/1",
+        "ending": searched.ending.name.lower(),
+        "statement": statement(searched),
+        "wanted": goal.wanted,
+        "confidence": goal.confidence,
+        "capacity_rps": found and found.rate_rps,
+        "low_rps": found and found.low_rps,
+        "high_rps": found and (found.high_rps if math.isfinite(found.high_rps) else None),
+        "took_s": searched.took_s,
+        "runs": [
+            {
+                "rate_rps": probe.run.rate_rps,
+                "brief": probe.brief,
+                "valid": probe.valid,
+                "due": sum(batch.due for batch in probe.run.batches),
+                "met": sum(batch.met for batch in probe.run.batches),
+                "report": files[place] if place < len(files) else None,
+            }
+            for place, probe in enumerate(searched.probes)
+        ],
+    }

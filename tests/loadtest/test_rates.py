@@ -1,0 +1,217 @@
+"""Search for a capacity, sweep and compare: the pure parts, against systems whose truth is known."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from loadtest.rates.capacity import Fit, Run, fit, student
+from loadtest.rates.compare import Change, compare
+from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, bracket, capacity, decide
+from loadtest.rates.search import BRIEF_RUN_S, FULL_RUN_S, searched_slo
+from loadtest.rates.sequential import Batch, Side, requests_to_tell, side
+from loadtest.rates.sweep import parse_rates
+from loadtest.truth import Law, Queue
+from loadtest.types import LoadTestError, Promise, Record, Slo
+from tests.loadtest.builders import record
+
+WANTED = 0.9
+BRIEF, FULL = 80, 320
+
+
+def share_at(rate_rps: float, capacity_rps: float, slope: float) -> float:
+    """The log-odds of the wanted share fall with the log of the rate."""
+    logit = math.log(WANTED / (1 - WANTED)) + slope * math.log(capacity_rps / rate_rps)
+    return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
+
+
+def searched(capacity_rps: float, slope: float, goal: Goal, seed: int) -> tuple[list[Probe], Done]:
+    """Everything that a search would do with a server of that capacity."""
+    rng, probes = np.random.default_rng(seed), list[Probe]()
+    while isinstance(step := decide(probes, goal), Try):
+        each = (BRIEF if step.brief else FULL) // 8
+        share = share_at(step.rate_rps, capacity_rps, slope)
+        batches = tuple(Batch(each, int(rng.binomial(each, share))) for _ in range(8))
+        probes.append(Probe(Run(step.rate_rps, batches), step.brief))
+    return probes, step
+
+
+@settings(max_examples=15, deadline=None)
+@given(capacity_rps=st.floats(0.05, 500), slope=st.floats(3, 80), seed=st.integers(0, 10**6))
+def test_a_search_ends_and_comes_near_the_capacity(capacity_rps: float, slope: float, seed: int) -> None:
+    goal = Goal(WANTED)
+    probes, end = searched(capacity_rps, slope, goal, seed)
+    assert end.ending in (Ending.FOUND, Ending.RUNS_SPENT) and len(probes) <= goal.max_runs
+    found = capacity(probes, goal)
+    assert found is not None and found.rate_rps == pytest.approx(capacity_rps, rel=0.3)
+    if end.ending is Ending.FOUND:
+        assert found.half_width <= goal.precision and found.low_rps <= found.rate_rps <= found.high_rps
+
+
+def test_the_interval_holds_the_capacity_as_often_as_it_says() -> None:
+    held = []
+    for seed in range(60):
+        probes, end = searched(7.3, 12.0, Goal(WANTED), seed)
+        found = capacity(probes, Goal(WANTED))
+        assert end.ending is Ending.FOUND and found is not None
+        held.append(found.low_rps <= 7.3 <= found.high_rps)
+    assert sum(held) >= 54  # 57 are due; below 54 is chance once in ten thousand
+
+
+QUEUES = ((Queue(4, 0.02, Law.FIXED), 0.04), (Queue(8, 0.02, Law.EXPONENTIAL), 0.08))
+
+
+@pytest.mark.parametrize(("queue", "limit_s"), QUEUES, ids=("M/D/4", "M/M/8"))
+def test_the_capacity_of_a_queue_is_found_though_its_waits_hang_together(queue: Queue, limit_s: float) -> None:
+    known_rps = queue.capacity_rps(limit_s, WANTED)
+    errors, held = [], 0
+    for seed in range(6):
+        found = searched_queue(queue, limit_s, seed)
+        errors.append(found.rate_rps / known_rps - 1)
+        held += found.low_rps <= known_rps <= found.high_rps
+    assert max(map(abs, errors)) < 0.07 and abs(np.mean(errors)) < 0.03, errors
+    assert held >= 5, "of six; it says 95 of a hundred"
+
+
+def searched_queue(queue: Queue, limit_s: float, seed: int) -> Fit:
+    """A whole search, its runs as long as `search` makes them."""
+    goal, probes = Goal(WANTED, start_rps=queue.saturation_rps / 4), list[Probe]()
+    seeds = np.random.SeedSequence(seed)
+    while isinstance(step := decide(probes, goal), Try):
+        count = math.ceil(1.1 * step.rate_rps * (BRIEF_RUN_S if step.brief else FULL_RUN_S))
+        kept = answered_within(queue, step.rate_rps, count, limit_s, np.random.default_rng(seeds.spawn(1)[0]))
+        parts = np.array_split(kept[count // 11 :], 8)
+        probes.append(Probe(Run(step.rate_rps, tuple(Batch(len(p), int(p.sum())) for p in parts)), step.brief))
+    found = capacity(probes, goal)
+    assert found is not None
+    return found
+
+
+def answered_within(
+    queue: Queue, rate_rps: float, count: int, limit_s: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Which requests of a run are answered in time, first come first served."""
+    arrivals = np.cumsum(rng.exponential(1 / rate_rps, count))
+    exponential = queue.law is Law.EXPONENTIAL
+    service = rng.exponential(queue.service_s, count) if exponential else np.full(count, queue.service_s)
+    free, kept = [0.0] * queue.servers, np.zeros(count, bool)
+    for n, (at, each) in enumerate(zip(arrivals.tolist(), service.tolist(), strict=True)):
+        ends = max(at, heapq.heappop(free)) + each
+        heapq.heappush(free, ends)
+        kept[n] = ends - at <= limit_s
+    return kept
+
+
+@pytest.mark.parametrize(("low", "high", "ending"), [(0.01, 4.0, Ending.ALL_MEET), (20.0, 90.0, Ending.NONE_MEETS)])
+def test_a_capacity_outside_the_bounds_is_said_to_be_outside(low: float, high: float, ending: Ending) -> None:
+    _, end = searched(10.0, 20.0, Goal(WANTED, start_rps=low, min_rps=low, max_rps=high), seed=1)
+    assert end.ending is ending
+
+
+def test_a_client_that_is_the_limit_ends_the_search() -> None:
+    spoilt = [Probe(Run(1.0, (Batch(10, 10),)), brief=True, valid=False)] * 3
+    assert decide(spoilt[:1], Goal(WANTED)) == Try(1.0, brief=True)
+    assert decide(spoilt, Goal(WANTED)) == Done(Ending.CLIENT_LIMIT)
+    assert not bracket(spoilt, Goal(WANTED)).low_rps
+
+
+@given(wanted=st.floats(0.5, 0.999))
+def test_a_brief_run_can_be_clear(wanted: float) -> None:
+    count = requests_to_tell(wanted)
+    assert side(count, count, wanted) is Side.MET
+    assert side(count, 0, wanted) is Side.MISSED
+
+
+@pytest.mark.parametrize(("confidence", "degrees", "exact"), [(0.95, 3, 3.182), (0.95, 10, 2.228), (0.99, 5, 4.032)])
+def test_quantiles_of_student(confidence: float, degrees: float, exact: float) -> None:
+    assert student(confidence, degrees) == pytest.approx(exact, rel=0.01)
+
+
+def test_a_fit_without_runs_knows_nothing() -> None:
+    assert fit([], WANTED, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("servers", "law", "rate", "limit_s", "within"),
+    [
+        (1, Law.EXPONENTIAL, 0.5, 4.0, 1 - math.exp(-0.5 * 4.0)),  # M/M/1: the sojourn is exponential with mu - lambda
+        (1, Law.FIXED, 0.5, 1.0, 0.5),  # M/D/1: who finds nobody
+        (1, Law.EXPONENTIAL, 1.5, 100.0, 0.0),
+    ],
+)
+def test_queues_of_textbooks(servers: int, law: Law, rate: float, limit_s: float, within: float) -> None:
+    assert Queue(servers, 1.0, law).within(rate, limit_s) == pytest.approx(within, abs=1e-9)
+
+
+@pytest.mark.parametrize("law", list(Law))
+@pytest.mark.parametrize("servers", [1, 3])
+def test_queues_against_a_simulation(servers: int, law: Law) -> None:
+    rng = np.random.default_rng(5)
+    arrivals = np.cumsum(rng.exponential(1 / (0.7 * servers), 60_000))
+    service = rng.exponential(1.0, 60_000) if law is Law.EXPONENTIAL else np.ones(60_000)
+    free = [0.0] * servers
+    took = []
+    for at, each in zip(arrivals.tolist(), service.tolist(), strict=True):
+        free.sort()
+        free[0] = max(at, free[0]) + each
+        took.append(free[0] - at)
+    for limit_s in (1.5, 3.0):
+        seen = float(np.mean(np.array(took) <= limit_s))
+        assert Queue(servers, 1.0, law).within(0.7 * servers, limit_s) == pytest.approx(seen, abs=0.015)
+
+
+def test_what_a_search_counts_by() -> None:
+    slo, wanted = searched_slo(Slo(ttft_ms=500, attainment=0.9))
+    assert slo.ttft_ms == 500 and wanted == 0.9
+    slo, wanted = searched_slo(Slo(promises=(Promise("ttft", 99.0, 400.0), Promise("tpot", 99.0, 30.0))))
+    assert (slo.ttft_ms, slo.tpot_ms, wanted) == (400, 30, 0.99)
+    mixed = Slo(ttft_ms=500, attainment=0.9, promises=(Promise("ttft", 99.0, 900.0),))
+    for odd in (mixed, Slo(), Slo(ttft_ms=1, attainment=1.0), Slo(promises=(Promise("ttft", None, 400.0),))):
+        with pytest.raises(LoadTestError):
+            searched_slo(odd)
+
+
+def test_rates_of_a_sweep() -> None:
+    assert parse_rates("4,1,2,2") == [1, 2, 4]
+    assert parse_rates("1:5:3") == [1, 3, 5]
+    for odd in ("", "0,1", "1:2", "a", "1:2:0", "inf"):
+        with pytest.raises(LoadTestError):
+            parse_rates(odd)
+
+
+def run_of(ttft_ms: Sequence[float]) -> list[Record]:
+    return [
+        record([100.0 * n + ttft, 100.0 * n + ttft + 50], number=n, due_ms=100.0 * n) for n, ttft in enumerate(ttft_ms)
+    ]
+
+
+def test_a_shift_is_seen_and_chance_is_not() -> None:
+    rng = np.random.default_rng(3)
+    usual, again = rng.lognormal(4, 0.3, 400), rng.lognormal(4, 0.3, 400)
+    same = compare(run_of(usual), run_of(again), Slo(ttft_ms=80))
+    assert same.paired and not same.worse
+    slower = compare(run_of(usual), run_of(usual * 1.2), Slo(ttft_ms=80))
+    changes = {one.metric: one.change for one in slower.differences}
+    assert changes["TTFT p50"] is Change.WORSE and changes["within the SLO"] is Change.WORSE
+    assert changes["TPOT p50"] is Change.UNCLEAR and changes["completed"] is Change.UNCLEAR
+    faster = compare(run_of(usual * 1.2), run_of(usual), Slo(ttft_ms=80))
+    assert {one.metric: one.change for one in faster.differences}["TTFT p50"] is Change.BETTER
+    assert not compare(run_of(usual), run_of(usual[:100])).paired
+
+
+def test_the_interval_of_a_comparison_covers_the_truth() -> None:
+    held = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        one, other = rng.exponential(100, 300), rng.exponential(110, 300)
+        found = compare(run_of(one), run_of(other), seed=seed)
+        median = next(difference for difference in found.differences if difference.metric == "TTFT p50")
+        held += median.low <= 10 * math.log(2) <= median.high
+    assert held >= 16
