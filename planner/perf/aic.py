@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -72,8 +71,8 @@ def installed_answer() -> Answer:
         raise PlannerError("settings", "--source", "aic", f"AIConfigurator is missing ({error})", remedy) from error
 
     def answer(arguments: dict[str, object]) -> tuple[float, float]:
-        logging.getLogger("aiconfigurator").setLevel(logging.CRITICAL)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        quiet = io.StringIO()  # it prints as it goes
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             found = api.cli_estimate(**arguments)
         return float(found.ttft), float(found.tpot)
 
