@@ -33,6 +33,8 @@ class WorkerAudit:
     clock_step_ms: float  # how far the wall clock moved against the monotonic one
     uvloop: bool
     spool_error: str = ""
+    clock_offset_ms: float = 0.0  # of another machine's clock, taken out of all times
+    clock_bound_ms: float = 0.0  # how far that may be off
 
     @property
     def cpu_share(self) -> float:
@@ -82,6 +84,11 @@ def faults(audit: Audit, *, ttft_ms: float | None, excused: bool, died: tuple[st
             found.append(f"worker {number} waited {worker.cpu_wait_share:.0%} of the time for a free core")
         if worker.stall_p99_ms > limit_ms:
             found.append(f"worker {number}'s event loop stalled: p99 is {worker.stall_p99_ms:.1f} ms")
+        if worker.clock_bound_ms > limit_ms:
+            found.append(
+                f"worker {number}'s clock is known to {worker.clock_bound_ms:.1f} ms only, {limit_ms:.1f} will do; "
+                "take a nearer machine or a shorter run"
+            )
     if audit.due and audit.sent / audit.due < MIN_DELIVERED and not excused:
         found.append(f"only {audit.sent} of {audit.due} due requests were sent")
     return tuple(found)

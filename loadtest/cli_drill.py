@@ -102,8 +102,9 @@ def drill(
             greedy(load.jobs, times.seed) if check_text else load.jobs,
             bounds.limits(times),
             slo,
-            bounds.workers,
+            bounds.crew[0],
             times.warmup_s,
+            ray_address=bounds.crew[1],
             keep_text=check_text,
             class_slos=class_slos,
         )

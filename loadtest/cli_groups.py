@@ -19,7 +19,7 @@ from loadtest.asks import parse_mix
 from loadtest.endpoint import first_model
 from loadtest.goals import read_goals
 from loadtest.load_plan import LoadPlan
-from loadtest.options import parse_header, parse_slo
+from loadtest.options import parse_header, parse_slo, parse_workers
 from loadtest.types import Limits, LoadTestError, Slo, Target
 
 T = TypeVar("T")
@@ -148,7 +148,12 @@ class LimitFlags:
     timeout_s: flags.Timeout = 600.0
     idle_timeout_s: flags.IdleTimeout = None
     drain_s: flags.Drain = None
-    workers: flags.Workers = 1
+    workers: flags.WorkersAt = "1"
+
+    @property
+    def crew(self) -> tuple[int, str | None]:
+        """How many workers, and the Ray cluster that runs them. Raises LoadTestError."""
+        return parse_workers(self.workers)
 
     def limits(self, times: TimesFlags) -> Limits:
         return Limits(

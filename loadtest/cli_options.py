@@ -144,6 +144,15 @@ Timeout = Annotated[float, typer.Option(help="Of one request.", rich_help_panel=
 IdleTimeout = Annotated[float | None, typer.Option(help="Between two reads of a stream.", rich_help_panel=LIMITS)]
 Drain = Annotated[float | None, typer.Option(help="Wait this long at the end.", rich_help_panel=LIMITS)]
 Workers = Annotated[int, typer.Option(help="Client processes, one core each.", rich_help_panel=LIMITS)]
+WorkersAt = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        help="Client processes, one core each; or `ray://HOST:PORT`, `ray:auto`: tasks of a Ray cluster, one on each "
+        "node or `?workers=N`.",
+        rich_help_panel=LIMITS,
+    ),
+]
 
 SaveDir = Annotated[
     Path, typer.Option("--save-dir", "--result-dir", help="Where records and report go.", rich_help_panel=OUTPUT)

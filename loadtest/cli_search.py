@@ -137,12 +137,13 @@ def sweep(
         times = TimesFlags(
             burstiness=burstiness, workload=workload, seed=seed, benchmark_duration=seconds, warmup_s=warmup_s
         )
-        target, (slo, class_slos) = where.target(), goal.slos()
+        target, (slo, class_slos), (count, ray_address) = where.target(), goal.slos(), bounds.crew
         plan = plan_of(where, times, requests, goal)
         rows: list[Row] = []
         for rate_rps in parse_rates(rates):
             jobs = load_for(replace(plan, request_rate_rps=rate_rps), target).jobs
-            spec = RunSpec(target, jobs, bounds.limits(times), slo, bounds.workers, warmup_s, class_slos=class_slos)
+            spec = RunSpec(target, jobs, bounds.limits(times), slo, count, warmup_s, class_slos=class_slos)
+            spec = replace(spec, ray_address=ray_address)
             result = run(spec, progress_line(console))
             report = build(result)
             saved = save(result, report, save_dir)
@@ -158,11 +159,11 @@ def sweep(
 
 
 def _spec_at(plan: LoadPlan, target: Target, bounds: LimitFlags) -> SpecAt:
-    limits = bounds.limits(TimesFlags())
+    limits, (workers, ray_address) = bounds.limits(TimesFlags()), bounds.crew
 
     def spec_at(rate_rps: float, count: int, seed: int) -> RunSpec:
         asked = replace(plan, request_rate_rps=rate_rps, requests=count, seed=seed)
-        return RunSpec(target, load_for(asked, target).jobs, limits, workers=bounds.workers)
+        return RunSpec(target, load_for(asked, target).jobs, limits, workers=workers, ray_address=ray_address)
 
     return spec_at
 

@@ -26,6 +26,7 @@ from loadtest.console import progress_line
 from loadtest.endpoint import Asker, first_model
 from loadtest.goals import goal_of
 from loadtest.load import load_for
+from loadtest.options import parse_workers
 from loadtest.report import build
 from loadtest.results import save
 from loadtest.spec import RunSpec
@@ -61,7 +62,7 @@ def validate(
     seed: flags.Seed = 0,
     tokenizer: flags.TokenizerName = "",
     timeout_s: flags.Timeout = 600.0,
-    workers: flags.Workers = 1,
+    workers: flags.WorkersAt = "1",
     usd_per_hour: RentFlag = None,
     save_dir: flags.SaveDir = Path("results"),
     as_json: flags.AsJson = False,
@@ -72,14 +73,15 @@ def validate(
         name = class_of(planned, slo_class)
         if not seconds > warmup_s:
             raise LoadTestError(f"--seconds is {seconds:g}: it must be above --warmup-s, {warmup_s:g}")
-        target = where.target()
+        target, (count, ray_address) = where.target(), parse_workers(workers)
         spec = RunSpec(
             target,
             [],
             Limits(stop_after_s=seconds, timeout_s=timeout_s),
             goal_of(planned.slo.of(name)),
-            workers,
+            count,
             warmup_s,
+            ray_address=ray_address,
             rent=rent_of(usd_per_hour, None) or rent_of_plan(planned, plan.name),
         )
         console = Console(stderr=as_json)

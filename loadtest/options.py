@@ -36,6 +36,25 @@ def parse_slo(goodput: Iterable[str], attainment: float) -> Slo:
     return slo
 
 
+def parse_workers(text: str) -> tuple[int, str | None]:
+    """How many workers, and the Ray cluster that runs them; 0 there means one on each node.
+
+    `4`, `ray://head:10001`, `ray://head:10001?workers=8`, `ray:auto`, `ray:10.0.0.1:6379?workers=2`.
+    """
+    address, _, query = text.partition("?")
+    if address.startswith("ray:"):
+        key, _, count = query.partition("=")
+        if query and (key != "workers" or not count.isdigit() or not int(count)):
+            raise LoadTestError(f"--workers {text}: after `?` write workers=N")
+        where = address if address.startswith("ray://") else address.removeprefix("ray:")
+        if where in ("", "ray://"):
+            raise LoadTestError(f"--workers {text}: no address; write ray://HOST:10001, or ray:auto")
+        return int(count or 0), where
+    if not text.isdigit() or not int(text):
+        raise LoadTestError(f"--workers {text}: write a number above 0, or the address of a Ray cluster")
+    return int(text), None
+
+
 def parse_header(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():

@@ -34,6 +34,10 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def remote(self) -> bool:
+        return False
+
     def send(self, message: Any) -> bool:
         """False if the child is gone; the next `recv` tells so too."""
         try:

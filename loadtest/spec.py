@@ -21,6 +21,7 @@ class RunSpec:
     limits: Limits = field(default_factory=Limits)
     slo: Slo = field(default_factory=Slo)
     workers: int = 1
+    """0 with `ray_address`: one on each node."""
     warmup_s: float = 0.0
     """Requests due earlier than this are sent but not counted."""
     stall_ms: float = 1000.0
@@ -33,6 +34,8 @@ class RunSpec:
     spool_folder: Path | None = None
     """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
     rent: Rent | None = None
+    ray_address: str | None = None
+    """Workers are tasks of this Ray cluster; None: processes of this machine."""
 
     def slo_of(self, slo_class: str) -> Slo:
         return self.class_slos.get(slo_class, self.slo)

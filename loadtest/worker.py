@@ -51,6 +51,18 @@ class WorkOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockAsk:
+    """What does your clock say? May be asked before the order and after Done."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockTold:
+    """The worker's monotonic clock, in ns."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker waits for the start: an instant of the monotonic clock, in ns."""
 
@@ -77,24 +89,36 @@ class Failed:
     why: str
 
 
-Message = Ready | Progress | Records | Done | Failed
+Message = Ready | Progress | Records | Done | Failed | ClockTold
 
 
 def worker_main(pipe: Pipe) -> None:
-    """WorkOrder in; Ready out; start in; Progress, Records and Done out. STOP may come in at any time."""
+    """WorkOrder in; Ready out; start in; Progress, Records and Done out. STOP may come in at any time.
+
+    Before and after, ClockAsk in and ClockTold out.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us what it means
     try:
-        worker = Worker(pipe, pipe.recv())
+        worker = Worker(pipe, _order(pipe))
         audit = run_on_loop(worker.run)
         for records in worker.read_records():
             pipe.send(Records(records))
         pipe.send(Done(audit))
+        _order(pipe)  # there is none any more: until the pipe is closed
     except LoadTestError as error:
         pipe.send(Failed(str(error)))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         return  # the parent is gone, and with it whoever wanted to know
     finally:
         pipe.close()
+
+
+def _order(pipe: Pipe) -> WorkOrder:
+    """The next message that is not about the clock."""
+    while isinstance(message := pipe.recv(), ClockAsk):
+        pipe.send(ClockTold(time.monotonic_ns()))
+    assert isinstance(message, WorkOrder)
+    return message
 
 
 def run_on_loop(main: Callable[[], Awaitable[T]]) -> T:

@@ -17,10 +17,11 @@ import pytest
 from loadtest.calibrate import compare
 from loadtest.driver import Counts
 from loadtest.jobs import body, closed_loop, open_loop, sessions
-from loadtest.runner import run, share_of
+from loadtest.runner import run
 from loadtest.spec import RunResult, RunSpec
 from loadtest.truth import TruthServer
 from loadtest.types import Flag, Job, Limits, LoadTestError, Outcome, Target
+from loadtest.work_orders import share_of
 from tests.loadtest.conftest import QUICK
 
 CHAT = "/v1/chat/completions"
