@@ -23,6 +23,8 @@ CARRIED_WITHIN_STEPS = 0.25
 """A tail block that takes longer than this part of a decode step is not worth carrying."""
 PACED_BLOCKS = 4
 """A stage of fewer blocks tells the delay of a request rather than the pace of the link."""
+ASKING_STEPS = 2.0
+"""What any stage takes, however quick the link: its source lends between steps, its destination pulls between steps."""
 RECOMPUTED_TOKENS = 8
 """The longest tail that is recomputed: few enough to cost a decode step no more than a client could notice."""
 BOUNDARY_WAIT_S = 3.0
@@ -86,7 +88,9 @@ def waits_for_boundary(
     """
     if not stages or step_s == 0:
         return False
-    paces_s = [stage.took_s / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS]
+    paces_s = [
+        (stage.took_s - ASKING_STEPS * step_s) / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS
+    ]
     slow = bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
     return (busy or slow) and time_to_boundary_s(num_tokens, step_s, block_size_tokens) <= BOUNDARY_WAIT_S
 

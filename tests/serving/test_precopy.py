@@ -257,6 +257,16 @@ async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypa
     await until(lambda: not fleet.held)
 
 
+@pytest.mark.parametrize(
+    ("took_steps", "waits"),
+    [(1.5, False), (2.0, False), (3.5, False), (4.5, True), (10.0, True)],
+    ids=("asking alone", "the same", "quick", "slow", "very slow"),
+)
+def test_what_asking_takes_does_not_make_a_link_slow(took_steps: float, waits: bool) -> None:
+    stage = Stage(tokens=256, blocks=8, took_s=took_steps * 0.03)
+    assert waits_for_boundary(270, [stage], busy=False, step_s=0.03, block_size_tokens=32) is waits
+
+
 @given(
     num_tokens=st.integers(1, 5000),
     paces_s=st.lists(st.tuples(st.integers(1, 50), st.floats(0.0001, 1)), max_size=4),
