@@ -52,18 +52,19 @@ class Evacuation:
 
     def follow(self, view: ClusterView) -> None:
         """Begin, go on with or call off what the view asks for. Each view tries again what did not work before."""
-        draining = {r.replica_id: r for r in view.replicas if r.state is ReplicaState.DRAINING}
-        for replica_id in self._last_calls.keys() - draining.keys():
-            self._last_calls.pop(replica_id).task.cancel()
+        leaves_at_s = {r.replica_id: r.leaves_at_s for r in view.replicas if r.state is ReplicaState.DRAINING}
+        for replica_id in list(self._last_calls):
+            if leaves_at_s.get(replica_id) is None:
+                self._last_calls.pop(replica_id).task.cancel()
         for engine in self._engines.all():
             replica_id = engine.replica.replica_id
-            if replica_id not in draining:
+            if replica_id not in leaves_at_s:
                 self._call_off(replica_id)
                 continue
             self._evacuate(replica_id)
-            leaves_at_s = draining[replica_id].leaves_at_s
-            if leaves_at_s is not None:
-                self._plan_last_call(replica_id, leaves_at_s, left_s=leaves_at_s - view.now_s)
+            at_s = leaves_at_s[replica_id]
+            if at_s is not None:
+                self._plan_last_call(replica_id, at_s, left_s=at_s - view.now_s)
 
     def _evacuate(self, replica_id: ReplicaId) -> None:
         """Move every context away, all at once, while there is somewhere to go."""

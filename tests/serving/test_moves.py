@@ -199,9 +199,10 @@ async def test_the_last_call_of_a_drain_that_is_called_off_is_too(fleet: Fleet) 
     assert fleet.metric("moves_total", reason="drain", mode="replay") == 0
 
 
-async def test_a_later_deadline_takes_the_place_of_an_earlier_one(fleet: Fleet) -> None:
+@pytest.mark.parametrize("later", [600.0, None])
+async def test_a_later_deadline_or_none_takes_the_place_of_an_earlier_one(fleet: Fleet, later: float | None) -> None:
     source = await started(fleet, "d1", "d2")
-    for leaves_at_s in (500.0 + LAST_CALL_S + 1.0, 600.0, 600.0):
+    for leaves_at_s in (500.0 + LAST_CALL_S + 1.0, later, later):
         await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=leaves_at_s))
     await asyncio.sleep(1.2)
     assert not fleet[source].aborts
