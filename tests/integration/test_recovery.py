@@ -56,6 +56,8 @@ def test_a_stream_outlives_its_engine(deployment: Deployment) -> None:
     undisturbed, usage = stream_text(deployment, lambda _index: None)
 
     core_pid = core_pid_of(deployment, "decode")
+    # The deployment is that of other tests too, and a machine that pauses makes engines look lost now and then.
+    replayed = deployment.metric("ferry:moves_total", reason="engine_lost", mode="replay")
 
     def kill_once(index: int) -> None:
         if index == KILL_AT:
@@ -65,6 +67,6 @@ def test_a_stream_outlives_its_engine(deployment: Deployment) -> None:
     assert disturbed == undisturbed
     assert usage_after["completion_tokens"] == usage["completion_tokens"] == TOKENS
     assert usage_after["prompt_tokens"] == usage["prompt_tokens"]
-    assert deployment.metric("ferry:moves_total", reason="engine_lost", mode="replay") == 1
+    assert deployment.metric("ferry:moves_total", reason="engine_lost", mode="replay") > replayed
     time.sleep(0.6)
     assert deployment.idle_within(5.0) == []
