@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Listener
 from multiprocessing.connection import Connection as Pipe
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from loadtest.types import LoadTestError
@@ -24,22 +24,28 @@ class Doorway:
         self.key = secrets.token_bytes(32)
         self._listener = Listener((host, 0), authkey=self.key)
         self.address: tuple[str, int] = (host, int(self._listener.address[1]))
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="ferry-doorway")
 
     def next_caller(self, within_s: float = CALL_WITHIN_S) -> Pipe:
         """Raises LoadTestError when nobody calls in time, or with another key."""
-        call = self._threads.submit(self._listener.accept)
+        calls: SimpleQueue[Pipe | Exception] = SimpleQueue()
+        # Nothing ends an accept that waits; a thread that is no daemon would keep the whole process from its end.
+        threading.Thread(target=self._accept, args=(calls,), name="ferry-doorway", daemon=True).start()
         try:
-            found: Pipe = call.result(within_s)
-        except Late:
+            found = calls.get(timeout=within_s)
+        except Empty:
             raise LoadTestError(f"a worker did not call {self.address} within {within_s:.0f} s") from None
-        except (OSError, EOFError, AuthenticationError) as error:
-            raise LoadTestError(f"what called {self.address} is no worker of ours: {error}") from error
+        if isinstance(found, Exception):
+            raise LoadTestError(f"what called {self.address} is no worker of ours: {found}") from found
         return found
+
+    def _accept(self, calls: SimpleQueue[Pipe | Exception]) -> None:
+        try:
+            calls.put(self._listener.accept())
+        except (OSError, EOFError, AuthenticationError) as error:
+            calls.put(error)
 
     def close(self) -> None:
         self._listener.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class RemoteChild:
