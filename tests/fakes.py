@@ -325,16 +325,17 @@ class ScriptedEngine:
             raise RuntimeError(self.warm_error)
         return [0.0 for _ in args[0]]
 
-    def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int) -> dict[str, Any] | None:
+    def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int, most_blocks: int) -> dict[str, Any] | None:
         """As serving.engine.loan answers."""
         if leg_id not in self.running:
             return None
         prompt = next(a for a in self.adds if a.header.leg_id == leg_id).request.prompt_token_ids or ()
-        full = (len(prompt) + self.made.get(leg_id, 0) - 1) // BLOCK_SIZE_TOKENS * BLOCK_SIZE_TOKENS
-        if full <= beyond_tokens:
+        full_tokens = (len(prompt) + self.made.get(leg_id, 0) - 1) // BLOCK_SIZE_TOKENS * BLOCK_SIZE_TOKENS
+        lent_tokens = min(full_tokens, beyond_tokens + most_blocks * BLOCK_SIZE_TOKENS)
+        if lent_tokens <= beyond_tokens:
             return None
         self.held.add((f"kv-{self.name}", loan_id))
-        return self._offer(loan_id, full)
+        return self._offer(loan_id, lent_tokens)
 
     def _hand_off(self, leg_id: str) -> HandOff:
         """As serving.engine.handoff answers: the leg ends with its next token and keeps its blocks."""

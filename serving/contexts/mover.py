@@ -26,10 +26,12 @@ from serving.contexts.moves import (
     Stage,
     copies_on,
     full_tokens,
+    stage_blocks,
     time_to_boundary_s,
     waits_for_boundary,
 )
 from serving.contexts.running import Running
+from serving.contexts.way import Way
 from serving.engine.messages import Add, HandOff
 from serving.errors import EngineLost
 from serving.metrics import GatewayMetrics
@@ -57,6 +59,14 @@ class _Copy:
     done: asyncio.Future[None]
 
 
+@dataclass(frozen=True, slots=True)
+class _CutOver:
+    """From the handoff until the context has arrived: what it holds of its turn and the way; not for ever."""
+
+    timer: asyncio.TimerHandle
+    holds: contextlib.ExitStack
+
+
 class Mover:
     """The moves of one gateway. `release(kv)` frees blocks that nobody will pull."""
 
@@ -73,10 +83,11 @@ class Mover:
     ):
         self._engines, self._clock, self._metrics, self._encoder = engines, clock, metrics, encoder
         self._release, self._reach = release, failpoint
-        # Copies that share a link make each other slow, and a slow copy leaves a long tail. A move keeps its turn until
-        # the destination answers: else the next one's bulk would go before its tail.
+        # Copies that share a link make each other slow, and a slow copy leaves a long tail. A move that does not wait
+        # for a block to fill up keeps its turn until it has arrived: it may carry much.
         self._turn = asyncio.Semaphore(moves_at_once)
-        self._cutting_over: dict[str, asyncio.TimerHandle] = {}
+        self._way = Way()
+        self._cutting_over: dict[str, _CutOver] = {}
         self._copies: dict[str, _Copy] = {}
         self._numbers = itertools.count(1)
 
@@ -86,22 +97,24 @@ class Mover:
         Raises:
             EngineLost: when the source does not answer. Its loss will move the context.
         """
-        leg_id, answer, stages = running.context.leg_id, HandOff.GONE, list[Stage]()
-        await self._turn.acquire()
-        try:
+        leg_id, stages = running.context.leg_id, list[Stage]()
+        with contextlib.ExitStack() as holds:
+            await self._turn.acquire()
+            holds.callback(self._turn.release)
             if precopy:
                 await self._copy_ahead(running, move, source, stages)
             waits = self._waits(running, move, source, stages)
-            if not waits:
-                answer = await self._ask(running, leg_id, move, source)
-        finally:
-            if answer is HandOff.AT_NEXT_TOKEN and running.move is move:
-                self._keep_turn(running.context.request_id)
-            else:
-                self._turn.release()
-        if waits:
-            await self._copy_last_block(running, move, source, stages)
+            if waits:
+                holds.close()
+                await self._until_full(running, move, source.replica.info.block_size_tokens)
+            self._way.cut_over()
+            holds.callback(self._way.over)
+            await self._way.clear()
+            if waits:
+                await self._copy_last_block(running, move, source, stages)
             answer = await self._ask(running, leg_id, move, source)
+            if answer is HandOff.AT_NEXT_TOKEN and running.move is move:
+                self._hold_until_arrived(running.context.request_id, holds.pop_all())
         return answer
 
     async def _ask(self, running: Running, leg_id: str, move: Move, source: Engine) -> HandOff:
@@ -112,24 +125,26 @@ class Mover:
         answers: dict[str, str] = await source.link.call("hand_off", [leg_id])
         return HandOff(answers[leg_id])
 
-    def _keep_turn(self, request_id: str) -> None:
+    def _hold_until_arrived(self, request_id: str, holds: contextlib.ExitStack) -> None:
         self.arrived(request_id)  # of a move before, whose leg has not answered yet
-        loop = asyncio.get_running_loop()
-        self._cutting_over[request_id] = loop.call_later(CUT_OVER_TIMEOUT_S, self.arrived, request_id)
+        timer = asyncio.get_running_loop().call_later(CUT_OVER_TIMEOUT_S, self.arrived, request_id)
+        self._cutting_over[request_id] = _CutOver(timer, holds)
 
     def arrived(self, request_id: str) -> None:
-        """The context's next leg has answered, or the context has ended: its move's turn is over."""
-        timer = self._cutting_over.pop(request_id, None)
-        if timer is not None:
-            timer.cancel()
-            self._turn.release()
+        """The context's next leg has answered, or the context has ended: its move is over."""
+        cut_over = self._cutting_over.pop(request_id, None)
+        if cut_over is not None:
+            cut_over.timer.cancel()
+            cut_over.holds.close()
 
     async def _copy_ahead(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> None:
         """Copy full blocks to the destination until only a tail is left, or copying does not pay."""
         block_size_tokens = source.replica.info.block_size_tokens
         going = running.is_on(running.context.leg_id, move)
         while going and copies_on(running.context.num_tokens, stages, block_size_tokens=block_size_tokens):
-            going = await self._stage(running, move, source, stages)
+            await self._way.free()
+            with self._way.stage():
+                going = await self._stage(running, move, source, stages)
 
     def _waits(self, running: Running, move: Move, source: Engine, stages: Sequence[Stage]) -> bool:
         destination = self._engines.get(move.destination)
@@ -142,8 +157,7 @@ class Mover:
         )
 
     async def _copy_last_block(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> None:
-        """Wait for a block to fill up and copy it: little enough to need no turn."""
-        await self._until_full(running, move, source.replica.info.block_size_tokens)
+        """Copy the block that was just filled; the destination need not pull more."""
         if await self._stage(running, move, source, stages):
             assert move.destination is not None
             running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
@@ -161,26 +175,35 @@ class Mover:
     async def _stage(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> bool:
         """Copy the full blocks beyond those of the stages so far; False when no more can follow."""
         leg_id, destination = running.context.leg_id, self._engines.get(move.destination)
-        beyond_tokens = stages[-1].tokens if stages else 0
+        beyond_tokens, most_blocks = stages[-1].tokens if stages else 0, stage_blocks(stages, running.step_s)
         started_s = self._clock.now_s()
         if destination is None or not running.is_on(leg_id, move):
             return False
         try:
-            tokens = await self._copy(running, source, destination, beyond_tokens=beyond_tokens)
+            tokens = await self._copy(running, source, destination, beyond_tokens, most_blocks)
         except (EngineLost, TimeoutError, RuntimeError) as error:
             logger.warning("copying %s ahead: %s; its handoff carries the rest", leg_id, error)
             return False
         if tokens is None or not running.is_on(leg_id, move):
             return False
-        blocks = (tokens - beyond_tokens) // source.replica.info.block_size_tokens
-        stages.append(Stage(tokens=tokens, blocks=blocks, took_s=self._clock.now_s() - started_s))
+        block_size_tokens = source.replica.info.block_size_tokens
+        stages.append(
+            Stage(
+                tokens=tokens,
+                blocks=(tokens - beyond_tokens) // block_size_tokens,
+                took_s=self._clock.now_s() - started_s,
+                left_tokens=full_tokens(running.context.num_tokens, block_size_tokens) - tokens,
+            )
+        )
         return True
 
-    async def _copy(self, running: Running, source: Engine, destination: Engine, *, beyond_tokens: int) -> int | None:
+    async def _copy(
+        self, running: Running, source: Engine, destination: Engine, beyond_tokens: int, most_blocks: int
+    ) -> int | None:
         """One stage; returns the tokens that the destination has then, None when the source has no more to lend."""
         context = running.context
         copy_id = f"{context.leg_id}{COPY_MARK}{next(self._numbers)}"
-        kv: Kv | None = await source.link.call("lend", context.leg_id, copy_id, beyond_tokens)
+        kv: Kv | None = await source.link.call("lend", context.leg_id, copy_id, beyond_tokens, most_blocks)
         if kv is None:
             return None
         request = copy_request(running.request, _token_ids(running), kv, copy_id)

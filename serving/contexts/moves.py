@@ -1,8 +1,9 @@
 """Decisions about moves. Pure: no clock, no I/O.
 
-A move carries KV in two parts. Full blocks never change, so they are copied ahead, in stages, while the source goes on
-decoding; each stage carries what filled up during the one before. At the cut-over only the tail is left. When stages
-do not get shorter, the link is slower than the context grows, and the cut-over carries the rest.
+A move carries KV in two parts. Full blocks never change, so they are copied ahead while the source goes on decoding: in
+stages, each as long as the link takes only shortly for it, so that nobody's cut-over waits long behind one. At the
+cut-over only the tail is left. When less and less is left no more, the link is slower than the context grows, and the
+cut-over carries the rest.
 
 A carried tail has its price. Transfers have the grain of a block, so one token costs the link as much as a whole block;
 and an engine notices at the end of a step that a pull is done, so where it is busy the context waits for one more step.
@@ -18,7 +19,15 @@ from dataclasses import dataclass
 from serving.router.policy import Candidate, choose_decode
 from serving.types import MoveReason, ReplicaId
 
-MAX_STAGES = 4
+PATIENCE_STAGES = 4
+"""Copying ahead ends when so many stages in a row have brought its end no nearer."""
+FIRST_BLOCKS = 8
+"""What the first stage carries, when nothing is known of the link."""
+MOST_GROWTH = 4
+"""From one stage to the next."""
+STAGE_S = 0.15
+STAGE_STEPS = 2.0
+"""How long a link should take for one stage: this many seconds, or decode steps if these take longer."""
 CARRIED_WITHIN_STEPS = 0.25
 """A tail block that takes longer than this part of a decode step is not worth carrying."""
 PACED_BLOCKS = 4
@@ -47,11 +56,19 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One copy ahead of the cut-over: the context's full blocks up to `tokens`, `blocks` of them new, in `took_s`."""
+    """One copy ahead of the cut-over: the context's full blocks up to `tokens`, `blocks` of them new, in `took_s`.
+
+    `left_tokens`: in blocks that were full when it ended, and not copied yet.
+    """
 
     tokens: int
     blocks: int
     took_s: float
+    left_tokens: int
+
+    def carried_s(self, step_s: float) -> float:
+        """What the link took for it, about."""
+        return self.took_s - ASKING_STEPS * step_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +86,17 @@ class Ahead:
 def copies_on(num_tokens: int, stages: Sequence[Stage], *, block_size_tokens: int) -> bool:
     """Whether another stage pays. `num_tokens`: the context's prompt and output; the last one has no KV yet."""
     copied_tokens = stages[-1].tokens if stages else 0
-    converging = len(stages) < 2 or stages[-1].took_s < stages[-2].took_s
-    return full_tokens(num_tokens, block_size_tokens) > copied_tokens and len(stages) < MAX_STAGES and converging
+    nearer = len(stages) < PATIENCE_STAGES or stages[-1].left_tokens < stages[-PATIENCE_STAGES].left_tokens
+    return full_tokens(num_tokens, block_size_tokens) > copied_tokens and nearer
+
+
+def stage_blocks(stages: Sequence[Stage], step_s: float) -> int:
+    """The most blocks of the next stage: what the link takes about `STAGE_S` for, as far as the last stage tells."""
+    if not stages:
+        return FIRST_BLOCKS
+    last, wanted_s = stages[-1], max(STAGE_S, STAGE_STEPS * step_s)
+    factor = wanted_s / max(last.carried_s(step_s), wanted_s / MOST_GROWTH)
+    return max(PACED_BLOCKS, int(last.blocks * factor))
 
 
 def full_tokens(num_tokens: int, block_size_tokens: int) -> int:
@@ -88,9 +114,7 @@ def waits_for_boundary(
     """
     if not stages or step_s == 0:
         return False
-    paces_s = [
-        (stage.took_s - ASKING_STEPS * step_s) / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS
-    ]
+    paces_s = [stage.carried_s(step_s) / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS]
     slow = bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
     return (busy or slow) and time_to_boundary_s(num_tokens, step_s, block_size_tokens) <= BOUNDARY_WAIT_S
 

@@ -131,9 +131,9 @@ class EngineHost:
         answers: dict[str, str] = await self._core.call_utility_async("ferry_hand_off", leg_ids)
         return answers
 
-    async def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int) -> dict[str, Any] | None:
+    async def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int, most_blocks: int) -> dict[str, Any] | None:
         params: dict[str, Any] | None = await self._core.call_utility_async(
-            "ferry_lend", leg_id, loan_id, beyond_tokens
+            "ferry_lend", leg_id, loan_id, beyond_tokens, most_blocks
         )
         return params
 

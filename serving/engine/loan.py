@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from vllm.v1.engine.core import EngineCore
 
 
-def ferry_lend(core: EngineCore, leg_id: str, loan_id: str, beyond_tokens: int) -> dict[str, Any] | None:
-    """NIXL's parameters for a pull of the leg's full blocks; None when none are full beyond `beyond_tokens`, when the
-    leg does not run, or where blocks do change (sliding windows, Mamba states). Runs between two steps of the core."""
+def ferry_lend(
+    core: EngineCore, leg_id: str, loan_id: str, beyond_tokens: int, most_blocks: int
+) -> dict[str, Any] | None:
+    """NIXL's parameters for a pull of the leg's full blocks, at most so many beyond `beyond_tokens`; None when none are
+    full beyond these, when the leg does not run, or where blocks do change (sliding windows, Mamba states). Runs
+    between two steps of the core."""
     scheduler: Scheduler = core.scheduler
     request = scheduler.requests.get(leg_id)
     group = _only_group(scheduler)
@@ -29,10 +32,10 @@ def ferry_lend(core: EngineCore, leg_id: str, loan_id: str, beyond_tokens: int) 
         return None
     # A step may be under way: it computes the last token, so count only tokens before that one.
     tokens_with_kv = min(request.num_computed_tokens, request.num_tokens - 1)
-    full = tokens_with_kv // group.kv_cache_spec.block_size
-    if full * group.kv_cache_spec.block_size <= beyond_tokens:
-        return None
-    return _lend(scheduler, request, loan_id, full, full * group.kv_cache_spec.block_size)
+    block_size_tokens: int = group.kv_cache_spec.block_size
+    beyond = beyond_tokens // block_size_tokens
+    lent = min(tokens_with_kv // block_size_tokens, beyond + most_blocks)
+    return _lend(scheduler, request, loan_id, lent, lent * block_size_tokens) if lent > beyond else None
 
 
 def _only_group(scheduler: Scheduler) -> Any:

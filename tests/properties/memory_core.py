@@ -245,13 +245,14 @@ class MemoryCore:
         one.limit = min(one.limit, next_token)
         return HandOff.AT_NEXT_TOKEN
 
-    def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int) -> Kv | None:
+    def _lend(self, leg_id: str, loan_id: str, beyond_tokens: int, most_blocks: int) -> Kv | None:
         one = self._running(leg_id)
         full = min(one.computed, len(one.tokens) - 1) // BLOCK_SIZE_TOKENS if one is not None else 0
-        if one is None or full * BLOCK_SIZE_TOKENS <= beyond_tokens:
+        lent = min(full, beyond_tokens // BLOCK_SIZE_TOKENS + most_blocks)
+        if one is None or lent * BLOCK_SIZE_TOKENS <= beyond_tokens:
             return None
-        self.pool.touch(one.blocks[:full])
-        return self._offer(loan_id, one.blocks[:full], full * BLOCK_SIZE_TOKENS)
+        self.pool.touch(one.blocks[:lent])
+        return self._offer(loan_id, one.blocks[:lent], lent * BLOCK_SIZE_TOKENS)
 
     def _offer(self, owner_id: str, numbers: list[int], tokens: int) -> Kv:
         name = f"<{owner_id}>"

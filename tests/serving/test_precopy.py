@@ -12,13 +12,25 @@ from hypothesis import strategies as st
 
 from serving.contexts import mover, moves
 from serving.contexts.mover import COPY_MARK
-from serving.contexts.moves import BOUNDARY_WAIT_S, MAX_STAGES, Stage, copies_on, waits_for_boundary
+from serving.contexts.moves import (
+    BOUNDARY_WAIT_S,
+    FIRST_BLOCKS,
+    MOST_GROWTH,
+    PACED_BLOCKS,
+    PATIENCE_STAGES,
+    Stage,
+    copies_on,
+    full_tokens,
+    stage_blocks,
+    waits_for_boundary,
+)
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
 from tests.fakes import BLOCK_SIZE_TOKENS, KV_BLOCK_BYTES, until
 from tests.serving.fleet import SHORT, Fleet
 
 TOKENS = 200
+LONG_PROMPT = 2 * FIRST_BLOCKS * BLOCK_SIZE_TOKENS + 5
 FULL = SHORT // BLOCK_SIZE_TOKENS * BLOCK_SIZE_TOKENS
 
 
@@ -263,7 +275,7 @@ async def test_a_tail_meant_for_another_engine_is_carried(fleet: Fleet, monkeypa
     ids=("asking alone", "the same", "quick", "slow", "very slow"),
 )
 def test_what_asking_takes_does_not_make_a_link_slow(took_steps: float, waits: bool) -> None:
-    stage = Stage(tokens=256, blocks=8, took_s=took_steps * 0.03)
+    stage = Stage(tokens=256, blocks=8, took_s=took_steps * 0.03, left_tokens=0)
     assert waits_for_boundary(270, [stage], busy=False, step_s=0.03, block_size_tokens=32) is waits
 
 
@@ -277,7 +289,7 @@ def test_what_asking_takes_does_not_make_a_link_slow(took_steps: float, waits: b
 def test_a_wait_for_a_boundary_is_short_and_pays(
     num_tokens: int, paces_s: list[tuple[int, float]], busy: bool, step_s: float, block: int
 ) -> None:
-    stages = [Stage(tokens=0, blocks=blocks, took_s=blocks * pace_s) for blocks, pace_s in paces_s]
+    stages = [Stage(tokens=0, blocks=blocks, took_s=blocks * pace_s, left_tokens=0) for blocks, pace_s in paces_s]
     waits = waits_for_boundary(num_tokens, stages, busy=busy, step_s=step_s, block_size_tokens=block)
     known = [pace_s for blocks, pace_s in paces_s if blocks >= moves.PACED_BLOCKS]
     if waits:
@@ -288,16 +300,95 @@ def test_a_wait_for_a_boundary_is_short_and_pays(
 
 
 @given(
-    num_tokens=st.integers(1, 5000),
-    copied=st.lists(st.tuples(st.integers(0, 5000), st.floats(0.001, 10)), max_size=6),
+    num_tokens=st.integers(1, 20_000),
     block=st.sampled_from([16, 128]),
+    growth=st.integers(0, 400),
+    pace_s=st.floats(0.0001, 0.2),
+    step_s=st.floats(0.005, 0.2),
 )
-def test_copies_end(num_tokens: int, copied: list[tuple[int, float]], block: int) -> None:
-    stages = [Stage(tokens=tokens // block * block, blocks=1, took_s=took_s) for tokens, took_s in copied]
-    if copies_on(num_tokens, stages, block_size_tokens=block):
-        assert len(stages) < MAX_STAGES
-        assert num_tokens > block, "there is a full block, and the last token has no KV yet"
-        assert not stages or num_tokens - 1 - stages[-1].tokens >= block, "and one that was not copied"
-        assert len(stages) < 2 or stages[-1].took_s < stages[-2].took_s
-    elif not stages:
-        assert num_tokens <= block
+def test_copies_end(num_tokens: int, block: int, growth: int, pace_s: float, step_s: float) -> None:
+    """On any link, also one that a context outgrows: `growth` tokens come during each stage."""
+    stages: list[Stage] = []
+    while copies_on(num_tokens, stages, block_size_tokens=block):
+        beyond = stages[-1].tokens if stages else 0
+        assert full_tokens(num_tokens, block) > beyond, "a stage carries something"
+        blocks = min(stage_blocks(stages, step_s), (full_tokens(num_tokens, block) - beyond) // block)
+        num_tokens += growth
+        tokens = beyond + blocks * block
+        left_tokens = full_tokens(num_tokens, block) - tokens
+        stages.append(Stage(tokens=tokens, blocks=blocks, took_s=blocks * pace_s + 2 * step_s, left_tokens=left_tokens))
+        assert len(stages) < 8_000, "it copies for ever"
+    if growth == 0:
+        assert full_tokens(num_tokens, block) == (stages[-1].tokens if stages else 0), "all that is full was copied"
+
+
+@pytest.mark.parametrize("growth", [64, 10_000], ids=("as fast as it copies", "much faster"))
+def test_a_context_that_outgrows_the_link_is_not_chased(growth: int) -> None:
+    stages = [
+        Stage(tokens=64 * n, blocks=4, took_s=1.0, left_tokens=640 + (growth - 64) * n)
+        for n in range(1, PATIENCE_STAGES + 1)
+    ]
+    assert copies_on(10**6, stages[:-1], block_size_tokens=16)
+    assert not copies_on(10**6, stages, block_size_tokens=16)
+
+
+@given(
+    blocks=st.integers(1, 5_000),
+    pace_s=st.floats(1e-6, 1.0),
+    step_s=st.floats(0.0, 0.3),
+)
+def test_a_stage_is_short_on_the_link_as_it_was(blocks: int, pace_s: float, step_s: float) -> None:
+    asking_s = moves.ASKING_STEPS * step_s
+    last = Stage(tokens=0, blocks=blocks, took_s=asking_s + blocks * pace_s, left_tokens=0)
+    then = stage_blocks([last], step_s)
+    wanted_s = max(moves.STAGE_S, moves.STAGE_STEPS * step_s)
+    assert then == PACED_BLOCKS or then * pace_s <= 1.001 * wanted_s
+    assert then <= max(PACED_BLOCKS, MOST_GROWTH * blocks)
+    assert then >= min(MOST_GROWTH * blocks, int(0.999 * wanted_s / pace_s)), "and not shorter than it may be"
+
+
+async def paced(fleet: Fleet, *asks: tuple[str, int, int]) -> None:
+    """Contexts (id, prompt tokens, first token) on m1, and m2 with nothing to do; both generate as allowed."""
+    await fleet.start("m1")
+    fleet["m1"].pace()
+    for request_id, prompt_tokens, first_token in asks:
+        await fleet.ask(request_id, prompt_tokens=prompt_tokens, max_tokens=TOKENS, first_token=first_token)
+    await until(lambda: len(fleet["m1"].adds) == len(asks))
+    await fleet.start("m2")
+    fleet["m2"].pace()
+
+
+async def test_the_first_stage_asks_how_quick_the_link_is(fleet: Fleet) -> None:
+    await paced(fleet, ("r", LONG_PROMPT, 7))
+    assert await move(fleet, "m2") is HandOff.AT_NEXT_TOKEN
+    told = [copy.kv["remote_num_tokens"] for copy in fleet["m2"].copies if copy.kv]
+    assert told == [FIRST_BLOCKS * BLOCK_SIZE_TOKENS, 2 * FIRST_BLOCKS * BLOCK_SIZE_TOKENS]
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    await until(lambda: not fleet.held)
+
+
+async def test_a_cut_over_waits_for_a_clear_way_and_keeps_it(fleet: Fleet) -> None:
+    await paced(fleet, ("long", LONG_PROMPT, 7), ("r", BLOCK_SIZE_TOKENS - 1, 9))
+    fleet["m2"].copying.clear()
+    moving = [asyncio.create_task(fleet.client.move("long", reason=MoveReason.DRAIN, destination="m2"))]
+    await until(lambda: fleet["m2"].copies)
+    moving.append(asyncio.create_task(move(fleet, "m2")))
+    await asyncio.sleep(0.05)
+    assert not handed_off(fleet, "m1"), "bulk is on its way"
+    fleet["m2"].copying.set()
+    await until(lambda: handed_off(fleet, "m1") == ["r#1"])
+    await asyncio.sleep(0.05)
+    assert len(fleet["m2"].copies) == 1, "no further bulk until it has arrived"
+    fleet["m1"].allow(1)
+    fleet["m2"].allow(1)
+    assert await asyncio.wait_for(asyncio.gather(*moving), 5) == [HandOff.AT_NEXT_TOKEN] * 2
+    assert len(fleet["m2"].copies) == 2
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS, first_token=9)
+    await fleet.expect_exact("long", TOKENS)
+    await until(lambda: not fleet.held)
+
+
+def handed_off(fleet: Fleet, name: str) -> list[str]:
+    return [leg_id for method, (leg_ids, *_) in fleet[name].calls if method == "hand_off" for leg_id in leg_ids]
