@@ -26,6 +26,7 @@ def refused(*arguments: str, **environ: str) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -34,16 +35,19 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert "--port" in output
 
 
+@pytest.mark.slow
 def test_a_missing_model(tmp_path: Path) -> None:
     assert "smollm2-135m" in refused("--model", "smollm2-135n", "--port", str(free_port()))
     assert "/no/such/folder" in refused("--model", "/no/such/folder", "--port", str(free_port()))
 
 
+@pytest.mark.slow
 def test_a_dead_ray_address() -> None:
     output = refused("--ray-address", f"127.0.0.1:{free_port()}", "--port", str(free_port()))
     assert "no Ray cluster answers" in output
 
 
+@pytest.mark.slow
 def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     path = config_file(tmp_path, engine={"max_model_length": 100})
     assert "did you mean `max_model_len`?" in refused("--config", str(path))

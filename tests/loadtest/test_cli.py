@@ -98,6 +98,7 @@ WORKLOAD = """streams:
 """
 
 
+@pytest.mark.slow
 def test_the_planners_documents_drive_a_run_and_its_verdict(tmp_path: Path) -> None:
     documents = ("--slo", str(written(tmp_path / "slo.yaml", SLO)))
     documents += ("--workload", str(written(tmp_path / "workload.yaml", WORKLOAD)))
@@ -144,6 +145,7 @@ def test_results_that_cannot_be_saved_are_exit_code_2(truth: TruthServer, tmp_pa
     assert told.exit_code == 2 and "not all could be saved" in told.output and "all requests" in told.output
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_was_seen(truth: TruthServer, tmp_path: Path) -> None:
     code = "from loadtest.cli import load_app; load_app()"
     arguments = ["run", "--base-url", truth.base_url, "--save-dir", str(tmp_path), "--isl", "5", "--osl", "4"]
@@ -162,6 +164,7 @@ def test_ctrl_c_saves_what_was_seen(truth: TruthServer, tmp_path: Path) -> None:
     assert len(records) == report["total"]["due"] < 4000
 
 
+@pytest.mark.slow
 def test_calibration_measures_each_load(truth: TruthServer) -> None:
     found = load("calibrate", "--streams", "4", "--rate", "10", "--seconds", "0.5", "--osl", "4", "--json")
     assert found.exit_code == 0, found.output

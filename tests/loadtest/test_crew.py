@@ -114,6 +114,7 @@ def test_local_workers(truth: TruthServer) -> None:
     assert all(one.clock_offset_ms == one.clock_bound_ms == 0 for one in result.workers)
 
 
+@pytest.mark.slow
 def test_workers_elsewhere_with_another_clock(truth: TruthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "hiring", calling)
     result = run(load(truth, ray_address="elsewhere"))

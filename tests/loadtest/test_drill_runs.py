@@ -28,6 +28,8 @@ from loadtest.types import Target
 from tests.loadtest.conftest import QUICK
 from tests.loadtest.fake_ferry import TOKEN, FakeFerry, replica
 
+pytestmark = pytest.mark.slow
+
 
 def hands(fake: FakeFerry, token: str = TOKEN) -> Hands:
     return Hands(Target(fake.base_url, headers=(("Authorization", f"Bearer {token}"),)))

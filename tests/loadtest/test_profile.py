@@ -23,6 +23,8 @@ from loadtest.types import LoadTestError, Target
 from planner import read_load_point, read_profile
 from serving.cli import app
 
+pytestmark = pytest.mark.slow
+
 ENDPOINT = "/v1/completions"
 # On a busy machine the client itself is late by some milliseconds.
 LATE_MS = 12.0

@@ -43,6 +43,7 @@ def searched(capacity_rps: float, slope: float, goal: Goal, seed: int) -> tuple[
     return probes, step
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(capacity_rps=st.floats(0.05, 500), slope=st.floats(3, 80), seed=st.integers(0, 10**6))
 def test_a_search_ends_and_comes_near_the_capacity(capacity_rps: float, slope: float, seed: int) -> None:
@@ -55,6 +56,7 @@ def test_a_search_ends_and_comes_near_the_capacity(capacity_rps: float, slope: f
         assert found.half_width <= goal.precision and found.low_rps <= found.rate_rps <= found.high_rps
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_capacity_as_often_as_it_says() -> None:
     held = []
     for seed in range(60):
@@ -68,6 +70,7 @@ def test_the_interval_holds_the_capacity_as_often_as_it_says() -> None:
 QUEUES = ((Queue(4, 0.02, Law.FIXED), 0.04), (Queue(8, 0.02, Law.EXPONENTIAL), 0.08))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queue", "limit_s"), QUEUES, ids=("M/D/4", "M/M/8"))
 def test_the_capacity_of_a_queue_is_found_though_its_waits_hang_together(queue: Queue, limit_s: float) -> None:
     known_rps = queue.capacity_rps(limit_s, WANTED)
@@ -206,6 +209,7 @@ def test_a_shift_is_seen_and_chance_is_not() -> None:
     assert not compare(run_of(usual), run_of(usual[:100])).paired
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_comparison_covers_the_truth() -> None:
     held = 0
     for seed in range(20):

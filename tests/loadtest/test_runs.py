@@ -93,6 +93,7 @@ def test_turns_follow_each_other_with_their_pause(truth: TruthServer) -> None:
         assert pauses_s == pytest.approx([0.05, 0.1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_long_reports_come_through_whole(truth: TruthServer) -> None:
     """More records than a pipe holds, from a worker whose event loop has looked at the pipe."""
     truth.change(replace(QUICK, ttft_ms=0, gap_ms=0, tokens=64))
@@ -119,6 +120,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_counted_as_its_kind_and_harms_no_other_request(truth: TruthServer, fault: str) -> None:
     config, outcome = FAULTS[fault]
@@ -193,6 +195,7 @@ def test_nobody_there_is_found_before_the_start() -> None:
         run(RunSpec(Target("http://127.0.0.1:9"), closed_loop([BODY]), Limits(concurrency=1)))
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_told_by_kind() -> None:
     with TruthServer(replace(QUICK, gap_ms=100)) as server:
         threading.Timer(0.6, os.kill, (server.pid, signal.SIGKILL)).start()
@@ -225,6 +228,7 @@ def test_an_interrupted_run_keeps_what_was_seen(truth: TruthServer) -> None:
     assert time.monotonic() - begun_s < 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_and_the_rest_is_kept(truth: TruthServer) -> None:
     def kill_one(_counts: Counts) -> None:
         if not killed:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 from loadtest.cli import load_app
 from loadtest.truth import Law, Queue, TruthConfig, TruthServer
 
+pytestmark = pytest.mark.slow
+
 # Four slots, like an engine's: attainment falls steeply once they are busy.
 SERVICE_MS, LIMIT_MS, WANTED = 20.0, 40.0, 0.9
 TRUTH = TruthConfig(ttft_ms=SERVICE_MS, ttft_law=Law.FIXED, slots=4, tokens=1)
@@ -23,7 +25,6 @@ def search(truth: TruthServer, folder: Path, *more: str) -> Result:
     return CliRunner(env={"COLUMNS": "200"}).invoke(load_app, [*flags, *more])
 
 
-@pytest.mark.slow
 def test_the_known_capacity_is_found_and_its_runs_are_kept(tmp_path: Path) -> None:
     page = ("--html", str(tmp_path / "page.html"))
     with TruthServer(TRUTH) as truth:

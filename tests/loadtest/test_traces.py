@@ -208,6 +208,7 @@ def test_real_weka_sessions() -> None:
     assert len(trace.requests) > 4_700 and all(one.block_tokens == 64 for one in trace.requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "begin_s"), [("servegen_m-small.tar.gz", 345_600), ("servegen_deepseek-r1.tar.gz", 36_000)]
 )

@@ -25,6 +25,8 @@ from tests.loadtest.conftest import QUICK
 from tests.loadtest.test_results import result, some
 from tests.planner.plans import plan, pool
 
+pytestmark = pytest.mark.slow
+
 TRAFFIC = {"isl": {"mean": 5.0}, "osl": {"mean": 8.0}}
 
 

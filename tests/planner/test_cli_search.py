@@ -88,6 +88,7 @@ def test_the_aim_decides_what_is_written(tmp_path: Path) -> None:
         assert read_plan(tmp_path / f"{aim}.yaml").document() == tree["plan"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_exit_code_3_with_what_binds_and_the_ways_out() -> None:
     impossible = (*SMALL, "--tpot", "0.5")
     told = plan(*impossible, "--json")

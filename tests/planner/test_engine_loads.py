@@ -17,6 +17,8 @@ sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
 from parts.engine_loads import EngineLoad, compare, draw_lengths, loads_of
 
+pytestmark = pytest.mark.slow
+
 STEP_MS = 20.0
 # A truth server with `slots` is an engine whose steps take the same time whatever is in them.
 COSTS = StepCosts(step_s=STEP_MS / 1e3)

@@ -254,6 +254,7 @@ def test_a_noisy_constant_load_does_not_make_it_flap() -> None:
 # ---- a loop with a simulated fleet
 
 
+@pytest.mark.slow
 def test_a_load_that_doubles_is_followed_until_the_promise_holds_again() -> None:
     """The belief is 30% too kind besides; the simulated fleet does not know what is believed of it."""
     truth = pool().model_copy(update={"replica_rps": 1.0})

@@ -117,6 +117,7 @@ def test_a_decode_step_is_the_sum_that_a_person_computes() -> None:
     assert step_s(work, chip, decoding=1, context=1) == pytest.approx(expected_s, rel=0.01)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(models, st.floats(1, 200), st.floats(1, 3))
 def test_more_clients_never_make_a_token_faster(model: str, clients: float, times: float) -> None:
@@ -137,6 +138,7 @@ def test_littles_law_holds(clients: float, isl: float, osl: float) -> None:
     assert answer.request_rate * in_system_s == pytest.approx(clients, rel=0.15, abs=0.2)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.05, 20), st.floats(1, 3))
 def test_a_higher_rate_is_never_faster(rate: float, times: float) -> None:

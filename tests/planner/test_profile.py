@@ -26,6 +26,8 @@ from planner.profiled_costs import rules_of, simulated
 from planner.queueing import EngineRules, StepCosts
 from planner.simulate import MixedFleet, Pool, Requests, draw_arrivals, run_closed, run_open
 
+pytestmark = pytest.mark.slow
+
 LOADS = [(1, 32), (1, 600), (1, 3000), (8, 100), (8, 2000), (32, 300), (64, 64), (64, 1500)]
 OSL = 100
 GPU = {"model": "Llama-3.1-8B", "system": "l40s", "measured": "2026-11-25", "tp": 1, "max_num_seqs": 64}

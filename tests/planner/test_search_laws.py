@@ -24,6 +24,8 @@ from planner.search.question import PlanQuestion, Space
 from planner.search.traffic import Traffic
 from planner.slo import slo_from
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 SPACE = Space(budgets_tokens=(2048, 8192), max_num_seqs=(16, 64, 256), tensor_degrees=(1, 2, 4), fractions=False)
 # Rates are found by halving, to 2^-9 of the full one (planner.search.promises).
@@ -153,7 +155,6 @@ def _fits(question: PlanQuestion, prepared: Prepared, traffic: Traffic, pool: Po
     )
 
 
-@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     question=st.builds(

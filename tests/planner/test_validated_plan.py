@@ -78,6 +78,7 @@ def test_what_cannot_calibrate_is_refused_with_the_way_out(change: dict[str, Any
     assert caught.value.key == key and caught.value.remedy
 
 
+@pytest.mark.slow
 def test_a_slower_deployment_than_thought_moves_the_estimate(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text(json.dumps(RESULTS))
@@ -89,6 +90,7 @@ def test_a_slower_deployment_than_thought_moves_the_estimate(tmp_path: Path) -> 
     assert told[1].rung == "measured here"
 
 
+@pytest.mark.slow
 def test_the_command_takes_results_and_refuses_others(tmp_path: Path) -> None:
     flags = ("estimate", "--model", "Llama-3.1-8B", "--system", "h100_sxm", "--isl", "1000", "--osl", "200")
     file = tmp_path / "results.json"

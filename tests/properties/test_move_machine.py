@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from serving.types import ReplicaState
 from tests.properties.move_world import World
+
+pytestmark = pytest.mark.slow
 
 MAX_ENGINES = 4
 MAX_REQUESTS = 6

@@ -187,6 +187,7 @@ async def test_what_is_left_shortly_before_a_replica_leaves_starts_anew_elsewher
     assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 0
 
 
+@pytest.mark.slow
 async def test_the_last_call_of_a_drain_that_is_called_off_is_too(fleet: Fleet) -> None:
     source = await started(fleet, "d1", "d2")
     await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=500.0 + LAST_CALL_S + 1.0))
@@ -245,6 +246,7 @@ async def test_a_drained_replica_may_leave_as_soon_as_its_blocks_are_pulled(flee
     assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 0
 
 
+@pytest.mark.slow
 async def test_a_pull_that_a_leaving_replica_left_unfinished_is_replayed(fleet: Fleet) -> None:
     destination = await leave_during_the_pull(fleet)
     await until(lambda: fleet[destination].aborts)

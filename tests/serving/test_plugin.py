@@ -79,6 +79,7 @@ def parent_of_a_child(pipe: Connection) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_child_ends_with_its_parent_however_that_ends() -> None:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
