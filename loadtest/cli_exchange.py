@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Of `vllm bench serve`, aiperf or GuideLLM.")],
+    file: Annotated[Path, typer.Argument(help="Of `vllm bench serve`, aiperf, GuideLLM or inference-perf.")],
     save_dir: Annotated[Path, typer.Option("--save-dir", "--result-dir", help="Where our documents go.")] = Path(
         "results"
     ),

@@ -9,10 +9,14 @@ from typing import Any
 from loadtest.document import Document
 from loadtest.exchange.aiperf import is_aiperf, read_aiperf
 from loadtest.exchange.guidellm import is_guidellm, read_guidellm
+from loadtest.exchange.inference_perf import is_inference_perf, read_inference_perf
 from loadtest.exchange.vllm_bench import is_vllm_bench, read_vllm_bench
 from loadtest.types import LoadTestError
 
-KNOWN = "`vllm bench serve --save-result`, aiperf's profile_export_aiperf.json or GuideLLM's benchmarks.json"
+KNOWN = (
+    "`vllm bench serve --save-result`, aiperf's profile_export_aiperf.json, GuideLLM's benchmarks.json or "
+    "inference-perf's summary_lifecycle_metrics.json"
+)
 
 _SPACE = re.compile(r"\s*")
 
@@ -27,6 +31,8 @@ def read_results(raw: bytes, name: str) -> list[Document]:
             documents.append(read_vllm_bench(tree, raw, place))
         elif is_aiperf(tree):
             documents.append(read_aiperf(tree, raw, place))
+        elif is_inference_perf(tree):
+            documents.append(read_inference_perf(tree, raw, place))
         else:
             raise LoadTestError(f"{name} is not a result of {KNOWN}")
     if not documents:

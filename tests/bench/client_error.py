@@ -1,11 +1,18 @@
 """The load test's own error: what its client says against what a server with known latencies did.
 
     python tests/bench/client_error.py [--quick] [--truth ours|c] [--client-core N] [--truth-core N]
+        [--streams N …] [--rates R …] [--peers all|vllm,aiperf,guidellm,inference-perf] [--peer-python PYTHON]
 
 Closed loops whose streams stay in step, as a batching engine emits them, and open loops with Poisson arrivals; TTFT 200
 ms, gap 50 ms, 64 tokens. Errors are client minus truth per request, from the instants at which bytes were handed to and
 taken from the sockets on the same clock. One client process, kept on one core; the server has another, with real-time
 priority where that is allowed. The machine must be idle: the wait for a core is printed with each line.
+
+With `--peers` the same loads go through other load generators, on the same core. Each has an environment of its own,
+made where it is not there yet (`vllm bench serve` is in ours); one that does not install is skipped with a message.
+inference-perf needs a Python of 3.12 or newer. Their reports name no request, so their errors are the differences of
+means and of P99s; what is asked of them is what they print by default about the time from sending. GuideLLM tells no
+gaps between tokens.
 """
 
 from __future__ import annotations
@@ -17,11 +24,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from parts.c_truth import CTruth, source
 from parts.children import BenchFailed
+from parts.ferry import HOME, local_settings
+from parts.peer_runs import HEADING, line_of
+from parts.peers import PEERS, NotHere, python_of
+from parts.peers import Job as PeerJob
 
 from loadtest.arrivals import Spread, constant_rate, due_times_s
 from loadtest.calibrate import Point, Truth, answer_s, compare
@@ -30,6 +43,7 @@ from loadtest.runner import run
 from loadtest.spec import RunResult, RunSpec
 from loadtest.truth import TruthConfig, TruthServer
 from loadtest.types import Job, Limits, Target
+from serving.model_store import resolve
 
 CHAT = "/v1/chat/completions"
 STREAMS = (10, 100, 500, 1000)
@@ -46,6 +60,11 @@ def main() -> int:
     parser.add_argument("--truth", choices=("ours", "c"), default="ours")
     parser.add_argument("--client-core", type=int, default=1)
     parser.add_argument("--truth-core", type=int, default=0)
+    parser.add_argument("--streams", type=int, nargs="*", default=STREAMS, help="closed loops")
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES_RPS, help="open loops, in requests/s")
+    parser.add_argument("--peers", type=_peers, default=(), help="none, all, or names with commas")
+    parser.add_argument("--peer-python", default="python3", help="makes their environments")
+    parser.add_argument("--peer-venvs", type=Path, default=Path(tempfile.gettempdir()) / "ferry-bench-peers")
     arguments = parser.parse_args()
     config = TruthConfig(core=arguments.truth_core, realtime=True)
     code = source()
@@ -54,36 +73,59 @@ def main() -> int:
         return 0
     with CTruth(code, config) if arguments.truth == "c" and code else TruthServer(config) as server:
         os.sched_setaffinity(0, {arguments.client_core})  # what is started from here on stays there
+        loads = Loads(arguments.streams, arguments.rates, 4.0 if arguments.quick else 20.0)
         try:
-            return 0 if measure_all(server, config, 4.0 if arguments.quick else 20.0) else 1
+            met = measure_all(server, config, loads)
+            if arguments.peers:
+                measure_peers(server, config, loads, arguments)
+            return 0 if met else 1
         except BenchFailed as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
 
 
-def measure_all(server: Truth, config: TruthConfig, duration_s: float) -> bool:
+@dataclass(frozen=True)
+class Loads:
+    streams: Sequence[int]
+    rates_rps: Sequence[float]
+    duration_s: float
+
+    def rounds(self, config: TruthConfig) -> int:
+        """Answers of each stream of a closed loop."""
+        return max(2, round(self.duration_s / answer_s(config)))
+
+
+def _peers(names: str) -> tuple[str, ...]:
+    chosen = tuple(PEERS) if names == "all" else tuple(filter(None, names.replace("none", "").split(",")))
+    unknown = [name for name in chosen if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(PEERS)}")
+    return chosen
+
+
+def measure_all(server: Truth, config: TruthConfig, loads: Loads) -> bool:
     """Print everything; True if every aim was met."""
     print(
         f"{'load':>16} {'TTFT error':>15} {'gap error':>15} {'E2E error':>15} {'lag p99':>8} {'gap p99':>8} "
         f"{'client':>7} {'waits':>6} {'MB':>5} {'server':>7} {'late p99':>8}  mean / p99 in ms"
     )
     met = []
-    for streams in STREAMS:
-        rounds = max(2, round(duration_s / answer_s(config)))
-        jobs = closed_loop([_body(config.tokens)] * (streams * rounds))
+    for streams in loads.streams:
+        jobs = closed_loop([_body(config.tokens)] * (streams * loads.rounds(config)))
         point, _ = measure(server, f"{streams} streams", jobs, Limits(concurrency=streams))
         p99_ms = AIM_TTFT_P99_AT_1000_MS if streams >= 500 else AIM_TTFT_P99_MS
         met.append(_good(point, p99_ms) and point.peak_rss_bytes <= AIM_BYTES)
-    for rate_rps in RATES_RPS:
+    for rate_rps in loads.rates_rps:
         rng = np.random.default_rng(1)
-        due_s = due_times_s(constant_rate(rate_rps), Spread(), rng, duration_s=duration_s)
+        due_s = due_times_s(constant_rate(rate_rps), Spread(), rng, duration_s=loads.duration_s)
         jobs = open_loop([_body(config.tokens)] * len(due_s), due_s.tolist())
         point, _ = measure(server, f"{rate_rps:g} requests/s", jobs, Limits())
         met.append(_good(point, AIM_TTFT_P99_MS) and point.lag_p99_ms <= AIM_LAG_P99_MS)
     if isinstance(server, TruthServer):
         server.change(replace(config, ttft_ms=0.0, gap_ms=0.0))
-        met.append(measure_short(server, int(SHORT_REQUESTS * duration_s / 20)))
+        met.append(measure_short(server, int(SHORT_REQUESTS * loads.duration_s / 20)))
         met.append(measure_start(server))
+        server.change(config)
     print(f"aims: {sum(met)} of {len(met)} met")
     return all(met)
 
@@ -105,6 +147,28 @@ def measure(server: Truth, name: str, jobs: list[Job], limits: Limits) -> tuple[
         flush=True,
     )
     return point, result
+
+
+def measure_peers(server: Truth, config: TruthConfig, loads: Loads, asked: argparse.Namespace) -> None:
+    """The same loads through other load generators. What fails at one is said, and the next goes on."""
+    pythons = {}
+    for name in asked.peers:
+        try:
+            pythons[name] = python_of(PEERS[name], asked.peer_python, asked.peer_venvs)
+        except NotHere as error:
+            print(f"{name}: skipped, it does not install here: {error}")
+    tokenizer = resolve(local_settings()["model"], HOME).path
+    plan = [(f"{streams} streams", streams * loads.rounds(config), streams, None) for streams in loads.streams]
+    plan += [(f"{rate:g} requests/s", round(rate * loads.duration_s), None, rate) for rate in loads.rates_rps]
+    print(f"\n{HEADING}")
+    for title, requests, streams, rate_rps in plan:
+        print(title)
+        job = PeerJob(server.base_url, requests, config.tokens, tokenizer, asked.peer_venvs, streams, rate_rps)
+        for name, python in pythons.items():
+            try:
+                print(line_of(PEERS[name], python, job, server, loads.duration_s + answer_s(config)), flush=True)
+            except BenchFailed as error:
+                print(f"{name:>16} failed: {error}", flush=True)
 
 
 def measure_short(server: TruthServer, requests: int) -> bool:

@@ -45,6 +45,8 @@ class CuttingPlacer(Placer):
 
     async def _route(self, running: Running) -> Route | None:
         engines = sorted(candidate.replica_id for candidate in self._engines.candidates())
+        if not engines:  # all stood still, as on a machine that paused: wait for one
+            return await super()._route(running)
         return Route(replica_id=engines[running.context.epoch % len(engines)], hands_off=False, reason="in turn")
 
     def _handoff_at_tokens(self, context: Context, route: Route) -> int | None:

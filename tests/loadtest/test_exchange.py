@@ -76,6 +76,17 @@ def test_guidellm_has_one_document_per_load_and_its_zeros_are_no_values() -> Non
     assert second.spec["limits"] == {"concurrency": 8}
 
 
+def test_inference_perf_counts_in_seconds_and_tells_token_gaps_apart() -> None:
+    (found,) = golden("inference_perf_summary.json")
+    total = found.total
+    assert total.outcomes == {"ok": 180, FAILED: 20} and total.due_rps == 10 and total.output_tokens_per_s == 756
+    assert total.metrics["ttft_net"].completed_ms == {"p50": 240, "p90": 400, "p99": 490}
+    assert total.metrics["e2e_net"].completed_ms["p99.9"] == 2000 and total.metrics["e2e_net"].max_ms == 2000
+    assert total.metrics["tpot"].mean_ms == total.metrics["gap"].mean_ms == 12.5
+    assert total.metrics["gap"].completed_ms["p99"] == 80 and "tpot_with_ttft" not in total.metrics
+    assert total.mean_prompt_tokens == 100 and total.mean_output_tokens == 84
+
+
 @pytest.mark.parametrize("name", [path.name for path in sorted(GOLDEN.glob("*.json"))])
 def test_a_document_comes_back_from_its_bytes_and_makes_a_page(name: str) -> None:
     for found in golden(name):
