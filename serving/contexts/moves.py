@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.router.policy import Candidate, choose_decode
+from serving.router.policy import Candidate, decoding
 from serving.types import MoveReason, ReplicaId
 
 PATIENCE_STAGES = 4
@@ -128,6 +128,6 @@ def suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:
     """Where a moving context may go: its destination if that still decodes, else anywhere but back, else back."""
     if move is None:
         return candidates
-    wanted = [c for c in candidates if c.replica_id == move.destination]
-    elsewhere = [c for c in candidates if c.replica_id != move.source]
-    return next((some for some in (wanted, elsewhere) if choose_decode(0, some) is not None), candidates)
+    elsewhere = [c for c in decoding(candidates) if c.replica_id != move.source]
+    wanted = [c for c in elsewhere if c.replica_id == move.destination]
+    return wanted or elsewhere or candidates

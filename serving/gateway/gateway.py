@@ -117,7 +117,7 @@ class Gateway:
             return "shutting down"
         roles = {candidate.role for candidate in self._pool.engines.candidates()}
         if not roles & {PoolRole.DECODE, PoolRole.MIXED}:
-            return "no engine that decodes is ready"
+            return "no engine is ready"
         if self._spec.needs_prefill and PoolRole.PREFILL not in roles:
             return "no prefill engine is ready"
         return None

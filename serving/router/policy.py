@@ -3,6 +3,9 @@
 A prefill engine is as good as its queue is short, counted in prompt tokens: prefill is compute-bound and tokens take
 their turn. A decode engine is as good as its batch is small, among those that have the blocks: a step's time grows
 with the batch, and a context that does not fit would push another out.
+
+Every engine can do both. Where no engine is left that decodes, prefill engines do: worse than promised, but no stream
+is lost while its pool is being replaced.
 """
 
 from __future__ import annotations
@@ -50,10 +53,10 @@ def choose_first(
 
     Long prompts start on a prefill engine and leave after token 1. Short ones run whole where they decode: their
     prefill costs a decode batch less than the move would cost them. Without a decode engine to go to, a context
-    starts on a mixed one; without prefill engines, decode engines prefill.
+    stays on a mixed or a prefill one; without prefill engines, decode engines prefill.
     """
-    decoders = _with_roles(candidates, PoolRole.DECODE, PoolRole.MIXED)
-    prefillers = _with_roles(candidates, PoolRole.PREFILL)
+    decoders = decoding(candidates)
+    prefillers = [c for c in _with_roles(candidates, PoolRole.PREFILL) if c not in decoders]
     if not decoders:
         return None
     if prefillers and num_prompt_tokens >= disaggregate_from_tokens:
@@ -69,11 +72,11 @@ def choose_first(
 
 
 def choose_decode(num_tokens: int, candidates: Sequence[Candidate]) -> Route | None:
-    """Where a context of `num_tokens` decodes; None when no engine decodes at all.
+    """Where a context of `num_tokens` decodes; None when there is no engine at all.
 
     When no engine has the blocks, the one with the most free takes it: it queues there rather than failing here.
     """
-    decoders = _with_roles(candidates, PoolRole.DECODE, PoolRole.MIXED)
+    decoders = decoding(candidates)
     if not decoders:
         return None
     fitting = [c for c in decoders if c.free_kv_blocks >= c.blocks_for(num_tokens)]
@@ -85,6 +88,11 @@ def choose_decode(num_tokens: int, candidates: Sequence[Candidate]) -> Route | N
         key=lambda c: (c.batch / c.max_num_seqs, c.outstanding_prefill_tokens, -c.free_kv_blocks, c.replica_id),
     )
     return Route(replica_id=best.replica_id, hands_off=False, reason=f"batch {best.batch} of {best.max_num_seqs}")
+
+
+def decoding(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that decode: by their role, or all where none has it."""
+    return _with_roles(candidates, PoolRole.DECODE, PoolRole.MIXED) or list(candidates)
 
 
 def _with_roles(candidates: Sequence[Candidate], *roles: PoolRole) -> list[Candidate]:

@@ -26,6 +26,11 @@ TOKENS = st.integers(0, 150)
 DECODES = (PoolRole.DECODE, PoolRole.MIXED)
 
 
+def decoders_of(candidates: list[Candidate]) -> list[Candidate]:
+    """By their role; where none has it, all."""
+    return [c for c in candidates if c.role in DECODES] or candidates
+
+
 def chosen(route: Route, candidates: list[Candidate]) -> Candidate:
     (found,) = (c for c in candidates if c.replica_id == route.replica_id)
     return found
@@ -34,7 +39,7 @@ def chosen(route: Route, candidates: list[Candidate]) -> Candidate:
 @given(tokens=TOKENS, candidates=CANDIDATES)
 def test_a_context_decodes_where_decoding_is_done(tokens: int, candidates: list[Candidate]) -> None:
     route = choose_decode(tokens, candidates)
-    decoders = [c for c in candidates if c.role in DECODES]
+    decoders = decoders_of(candidates)
     assert (route is None) == (not decoders)
     assert route is None or chosen(route, candidates) in decoders
 
@@ -42,19 +47,19 @@ def test_a_context_decodes_where_decoding_is_done(tokens: int, candidates: list[
 @given(tokens=TOKENS, threshold=TOKENS, candidates=CANDIDATES)
 def test_a_context_starts_in_the_right_role(tokens: int, threshold: int, candidates: list[Candidate]) -> None:
     route = choose_first(tokens, candidates, disaggregate_from_tokens=threshold)
-    assert (route is None) == (not any(c.role in DECODES for c in candidates))
+    assert (route is None) == (not candidates)
     if route is None:
         return
-    prefillers = any(c.role is PoolRole.PREFILL for c in candidates)
-    assert route.hands_off == (prefillers and tokens >= threshold)
-    role = chosen(route, candidates).role
-    assert role is PoolRole.PREFILL if route.hands_off else role in DECODES
+    decoders = decoders_of(candidates)
+    prefillers = [c for c in candidates if c not in decoders]
+    assert route.hands_off == (bool(prefillers) and tokens >= threshold)
+    assert chosen(route, candidates) in (prefillers if route.hands_off else decoders)
 
 
 @given(tokens=TOKENS, candidates=CANDIDATES)
 def test_one_that_fits_is_chosen_when_there_is_one(tokens: int, candidates: list[Candidate]) -> None:
     route = choose_decode(tokens, candidates)
-    fits = {c.replica_id for c in candidates if c.role in DECODES and c.free_kv_blocks >= c.blocks_for(tokens)}
+    fits = {c.replica_id for c in decoders_of(candidates) if c.free_kv_blocks >= c.blocks_for(tokens)}
     assert not fits or (route is not None and route.replica_id in fits)
 
 

@@ -171,6 +171,17 @@ async def test_a_drain_without_anywhere_to_go_lets_contexts_finish(fleet: Fleet)
     assert not any(method == "hand_off" for method, _ in fleet[source].calls)
 
 
+async def test_where_nothing_else_decodes_a_drain_goes_to_a_prefill_engine(fleet: Fleet) -> None:
+    source = await started(fleet, "d1")
+    await fleet.start("p1")
+    fleet["p1"].pace()
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING))
+    await handed_off(fleet, source)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet["p1"].adds[0].kv is not None and fleet.metric("moves_total", reason="drain", mode="kv") == 1
+
+
 async def handed_off(fleet: Fleet, source: str) -> None:
     await until(lambda: any(method == "hand_off" for method, _ in fleet[source].calls))
 

@@ -31,7 +31,8 @@ BUSY_P1 = candidate("p1", outstanding_prefill_tokens=1)
     ("num_prompt_tokens", "candidates", "expected"),
     [
         (64, [], None),
-        (64, [P1, P2], None),  # nowhere to decode: starting would only hold blocks
+        (64, [P1, P2], ("p1", False)),  # nobody else decodes: it stays there
+        (10, [BUSY_P1, P2], ("p2", False)),
         (64, [P1, D1], ("p1", True)),
         (63, [P1, D1], ("d1", False)),
         (64, [D1], ("d1", False)),
@@ -54,7 +55,8 @@ def test_where_a_context_starts(
     ("num_tokens", "candidates", "expected"),
     [
         (10, [], None),
-        (10, [P1], None),
+        (10, [P1], "p1"),
+        (10, [P1, candidate("p2", batch=1), candidate("d1", batch=9, free_kv_blocks=0)], "d1"),
         (10, [D1, M1], "d1"),
         (10, [candidate("d1", batch=1), M1], "m1"),
         # Half of 64 is less than two thirds of 3: what counts is how full a batch is.
