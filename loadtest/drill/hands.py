@@ -17,6 +17,7 @@ from loadtest.endpoint import Asker
 from loadtest.types import LoadTestError, Target
 
 ADMIN = "/admin/v1"
+DENIED = "\ngive --admin-token or FERRY_ADMIN_TOKEN: `ferry up` keeps it as admin_token in state.json of its run folder"
 ANSWER_WITHIN_S = 10.0
 COMMAND_WITHIN_S = 120.0
 MAX_TOLD_CHARS = 400
@@ -110,7 +111,8 @@ class Hands:
             asker.close()
         if not 200 <= status < 300:
             told = body[:MAX_TOLD_CHARS].decode(errors="replace")
-            raise LoadTestError(f"{ADMIN}{path} answered {status}: {told}")
+            remedy = DENIED if status in (401, 403) else ""
+            raise LoadTestError(f"{ADMIN}{path} answered {status}: {told}{remedy}")
         try:
             return json.loads(body)
         except ValueError as error:
