@@ -1,4 +1,4 @@
-"""An engine dies without notice: the stream goes on from the token log, here on the prefill engine: no other is left."""
+"""An engine dies without notice: its stream goes on from the token log, on the prefill engine if no other is left."""
 
 from __future__ import annotations
 
