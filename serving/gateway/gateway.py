@@ -18,11 +18,12 @@ from serving.gateway.admin import AdminController, admin_router
 from serving.gateway.error_envelope import AsgiApp
 from serving.gateway.http import Doors, build, front_end_arguments
 from serving.gateway.llm import front_end
+from serving.gateway.readiness import not_ready_because
 from serving.gateway.spec import GatewaySpec
 from serving.gateway.wishes import Wishes
 from serving.metrics import GatewayMetrics, merge
 from serving.pools.controller import GatewayReport
-from serving.types import ClusterView, PoolRole
+from serving.types import ClusterView
 
 logger = logging.getLogger("ray.serve")
 
@@ -63,6 +64,7 @@ class Gateway:
         args = core.engine_args(spec.engine.model, spec.engine.settings, on_cpu=spec.engine.on_cpu)
         self._llm = front_end(core.engine_config(args), self._pool)
         self._tasks: list[asyncio.Task[None]] = []
+        self._was_ready = False
 
     async def open(self) -> AsgiApp:
         """Start to follow the cluster; returns the application to serve."""
@@ -96,6 +98,7 @@ class Gateway:
             version = view.version
             # Also when nothing changed: it relinks an engine that this gateway alone had lost.
             await self._pool.follow(view)
+            self._was_ready = self._was_ready or self._not_ready_because() is None
             self._wishes.follow(view)
 
     async def _report(self) -> None:
@@ -116,11 +119,7 @@ class Gateway:
         if not self._pool.accepting:
             return "shutting down"
         roles = {candidate.role for candidate in self._pool.engines.candidates()}
-        if not roles & {PoolRole.DECODE, PoolRole.MIXED}:
-            return "no engine is ready"
-        if self._spec.needs_prefill and PoolRole.PREFILL not in roles:
-            return "no prefill engine is ready"
-        return None
+        return not_ready_because(roles, needs_prefill=self._spec.needs_prefill, was_ready=self._was_ready)
 
     async def _exposition(self) -> str:
         """All engines' and all gateways' metrics. With one gateway its own are taken fresh."""
