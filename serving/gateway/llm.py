@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
-class _FrontEnd(AsyncLLM):
+class FrontEnd(AsyncLLM):
     """vLLM's, but a request that no engine could go on with ends as what it is, a 503, and not as an internal error."""
 
     async def generate(self, *arguments: Any, **more: Any) -> AsyncGenerator[RequestOutput, None]:
@@ -35,7 +35,7 @@ def front_end(config: VllmConfig, client: EngineCoreClient) -> AsyncLLM:
     Its own statistics stay off: the gateway measures streams itself, engines measure themselves.
     """
     with _made_instead(client):
-        return _FrontEnd(config, Executor.get_class(config), log_stats=False, log_requests=False)
+        return FrontEnd(config, Executor.get_class(config), log_stats=False, log_requests=False)
 
 
 @contextmanager
