@@ -11,7 +11,7 @@ from loadtest.exchange.tree import at, number, whole
 
 NOTES = (
     "its TTFT begins when the request is sent: here ttft_net",
-    "its inter-token latency is the time between tokens, pooled: here gap",
+    "its inter-token latency is the time between tokens, pooled, and 0 between those of one chunk: here gap",
     "its time per output token is per request, (last - first) / (tokens - 1): here tpot",
     "its normalized time per output token is the whole latency / tokens, TTFT included: here tpot_with_ttft",
     "its request latency begins when the request is sent: here e2e_net; how late it sent is its schedule delay",
@@ -38,14 +38,18 @@ def read_inference_perf(tree: Mapping[str, Any], raw: bytes, place: int) -> Docu
         window_s=number(tree, "benchmark_time_seconds"),
         completed=whole(tree, "successes", "count"),
         broken={FAILED: whole(tree, "failures", "count")},
-        good=None,
+        good=whole(tree, "successes", "goodput_metrics", "good_requests"),
         output_tokens_per_s=number(tree, "successes", "throughput", "output_tokens_per_sec"),
         prompt_tokens=number(tree, "successes", "prompt_tokens", "mean"),
         output_tokens=number(tree, "successes", "output_tokens", "mean"),
         metrics={ours: _metric(at(latency, theirs)) for theirs, ours in NAMES.items()},
     )
-    # What was asked for stands in other files of the folder.
-    return document(raw, place, Source("inference-perf", None, NOTES), total, {}, None)
+    # Only a stage tells what was asked of it; the model and the rest stand in other files of the folder.
+    spec = {
+        "limits": {"concurrency": whole(tree, "load_summary", "concurrency")},
+        "request_rate": number(tree, "load_summary", "requested_rate"),
+    }
+    return document(raw, place, Source("inference-perf", None, NOTES), total, spec, None)
 
 
 def _metric(found: Any) -> MetricFigures | None:

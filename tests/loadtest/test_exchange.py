@@ -85,6 +85,56 @@ def test_inference_perf_counts_in_seconds_and_tells_token_gaps_apart() -> None:
     assert total.metrics["tpot"].mean_ms == total.metrics["gap"].mean_ms == 12.5
     assert total.metrics["gap"].completed_ms["p99"] == 80 and "tpot_with_ttft" not in total.metrics
     assert total.mean_prompt_tokens == 100 and total.mean_output_tokens == 84
+    assert total.attainment is None and "metrics.ttft" in found.missing
+
+
+STREAMED = {"ttft_net", "gap", "tpot", "e2e_net"}
+NOTHING = {"count": 0, "latency": dict.fromkeys(("request_latency", "time_to_first_token", "inter_token_latency"))}
+
+
+@pytest.mark.parametrize(
+    ("other", "outcomes", "metrics", "good", "asked"),
+    [
+        pytest.param({}, {"ok": 180, FAILED: 20}, STREAMED, None, (None, None), id="a run"),
+        pytest.param(
+            {"load_summary": {"count": 200, "requested_rate": 10.0}},
+            {"ok": 180, FAILED: 20}, STREAMED, None, (10.0, None),
+            id="a stage of a rate",
+        ),
+        pytest.param(
+            {"load_summary": {"count": 180, "requested_rate": 4.0, "concurrency": 8}, "failures": {"count": 0}},
+            {"ok": 180}, STREAMED, None, (4.0, 8),
+            id="a stage of a closed loop",
+        ),
+        pytest.param(
+            {"successes": {"count": 100, "latency": {"request_latency": {"mean": 2.0, "max": 3.0}, **dict.fromkeys(
+                ("time_to_first_token", "time_per_output_token", "inter_token_latency"))}}},
+            {"ok": 100, FAILED: 20}, {"e2e_net"}, None, (None, None),
+            id="answers without a stream",
+        ),
+        pytest.param(
+            {"successes": {"count": 100, "latency": {}, "goodput_metrics": {"good_requests": 90}}},
+            {"ok": 100, FAILED: 20}, set(), 90, (None, None),
+            id="an SLO, missed by what failed as well",
+        ),
+        pytest.param({"successes": NOTHING}, {FAILED: 20}, set(), None, (None, None), id="nothing came"),
+    ],
+)  # fmt: skip
+def test_inference_perf_in_its_variants(
+    other: dict[str, Any],
+    outcomes: dict[str, int],
+    metrics: set[str],
+    good: int | None,
+    asked: tuple[float | None, int | None],
+) -> None:
+    tree = json.loads((GOLDEN / "inference_perf_summary.json").read_text()) | other
+    (found,) = read_results(json.dumps(tree).encode(), "it")
+    assert found.total.outcomes == outcomes and set(found.total.metrics) == metrics
+    assert (found.spec["request_rate"], found.spec["limits"]["concurrency"]) == asked
+    attained = found.total.attainment
+    assert (attained.met if attained else None) == good
+    assert attained is None or attained.due == sum(outcomes.values())
+    assert decode(encode(found), "it") == found
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(GOLDEN.glob("*.json"))])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
+import signal
+import subprocess
 import traceback
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
@@ -109,6 +112,13 @@ def cpu_s(pid: int) -> float:
     """CPU time of a process, to the nanosecond: psutil's ticks of 10 ms are too coarse for one stream."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """Kill and reap a process that leads a group of its own, and all that is in the group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def busy_share(processes: list[psutil.Process], during_s: float, sleep: Callable[[float], None]) -> float:

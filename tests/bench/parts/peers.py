@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from parts.children import end_group
 
 INSTALL_WITHIN_S = 600.0
 CHAT = "/v1/chat/completions"
@@ -35,11 +38,16 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One load: a closed loop of `streams`, or an open one with Poisson arrivals of `rate_rps`."""
+    """One load: a closed loop of `streams`, or an open one with Poisson arrivals of `rate_rps`.
+
+    `takes_s`: with a client that loses no time, the last answer included. The peer is kept on `core`.
+    """
 
     base_url: str
     requests: int
     tokens: int
+    takes_s: float
+    core: int
     tokenizer: Path
     folder: Path
     streams: int | None = None
@@ -60,7 +68,7 @@ class Peer:
     result: str
     command: Callable[[Path, Job], list[str]]
     package: str | None = None
-    """Pinned; None where it is a part of our own environment."""
+    """Pinned; None where a module of this name in our own environment is all there is to it."""
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -71,6 +79,8 @@ def python_of(peer: Peer, python: str, folder: Path) -> Path:
         NotHere: when it does not install.
     """
     if peer.package is None:
+        if importlib.util.find_spec(peer.name) is None:
+            raise NotHere("it is no part of this environment")
         return Path(sys.executable)
     home = folder / peer.package.replace("==", "-")
     done = home / "installed"
@@ -82,13 +92,27 @@ def python_of(peer: Peer, python: str, folder: Path) -> Path:
 
 
 def _run(command: list[str]) -> None:
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_WITHIN_S)
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise NotHere(last) from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotHere(str(error)) from error
+    with tempfile.TemporaryFile("w+") as said:  # a pipe would stay open as long as any grandchild
+        try:
+            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        except OSError as error:
+            raise NotHere(str(error)) from error
+        try:
+            code = process.wait(INSTALL_WITHIN_S)
+        except subprocess.TimeoutExpired as error:
+            raise NotHere(f"it took longer than {INSTALL_WITHIN_S:.0f} s") from error
+        finally:
+            end_group(process)
+        said.seek(0)
+        if code:
+            raise NotHere(_reason(said.read()) or f"exit code {code}")
+
+
+def _reason(said: str) -> str:
+    """Of pip's words, those that tell most: what it says last may be of a newer pip."""
+    errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
+    last = (errors or said.strip().splitlines() or [""])[-1].removeprefix("ERROR: ")
+    return f"{last} (--peer-python names another Python)" if "Requires-Python" in said else last
 
 
 def _vllm(python: Path, job: Job) -> list[str]:
@@ -99,7 +123,7 @@ def _vllm(python: Path, job: Job) -> list[str]:
         "--random-input-len", str(PROMPT_TOKENS), "--random-output-len", str(job.tokens),
         "--num-prompts", str(job.requests), *load, "--save-result", "--result-dir", ".",
         "--result-filename", "vllm.json", "--disable-tqdm",
-        "--percentile-metrics", "ttft,itl,e2el", "--metric-percentiles", "50,99",
+        "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,99",
     ]  # fmt: skip
 
 
@@ -116,7 +140,7 @@ def _aiperf(python: Path, job: Job) -> list[str]:
         "--streaming", *load, "--request-count", str(job.requests), "--input-file", prompts.name,
         "--custom-dataset-type", "single_turn", "--extra-inputs", f"max_tokens:{job.tokens}",
         "--tokenizer", str(job.tokenizer), "--output-artifact-dir", ".", "--ui", "none", "--no-server-metrics",
-        "--no-gpu-telemetry",
+        "--no-gpu-telemetry", "--workers-max", "1",
     ]  # fmt: skip
 
 
@@ -161,6 +185,7 @@ def _inference_perf(python: Path, job: Job) -> list[str]:
     return [str(python.parent / "inference-perf"), "-c", "config-of-run.yaml"]
 
 
+# One core, so one worker each: GuideLLM would start ten.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 PEERS = {
     peer.name: peer
@@ -168,7 +193,13 @@ PEERS = {
         Peer("vllm", "vllm.json", _vllm, env=OFFLINE),
         # Offline, it takes no tokenizer in a folder.
         Peer("aiperf", "profile_export_aiperf.json", _aiperf, package="aiperf==0.13.0"),
-        Peer("guidellm", "guidellm.json", _guidellm, package="guidellm==0.8.1", env=OFFLINE),
+        Peer(
+            "guidellm",
+            "guidellm.json",
+            _guidellm,
+            package="guidellm==0.8.1",
+            env={**OFFLINE, "GUIDELLM__MAX_WORKER_PROCESSES": "1"},
+        ),
         Peer(
             "inference-perf",
             "summary_lifecycle_metrics.json",
@@ -180,5 +211,6 @@ PEERS = {
 }
 
 
-def environment(peer: Peer) -> dict[str, str]:
-    return {**os.environ, **peer.env}
+def environment(peer: Peer, job: Job) -> dict[str, str]:
+    """What it leaves in its temporary files goes with the job's folder."""
+    return {**os.environ, **peer.env, "TMPDIR": str(job.folder)}
