@@ -185,7 +185,6 @@ def _inference_perf(python: Path, job: Job) -> list[str]:
     return [str(python.parent / "inference-perf"), "-c", "config-of-run.yaml"]
 
 
-# One core, so one worker each: GuideLLM would start ten.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 PEERS = {
     peer.name: peer
@@ -198,6 +197,7 @@ PEERS = {
             "guidellm.json",
             _guidellm,
             package="guidellm==0.8.1",
+            # It would start ten workers, and it has one core.
             env={**OFFLINE, "GUIDELLM__MAX_WORKER_PROCESSES": "1"},
         ),
         Peer(
