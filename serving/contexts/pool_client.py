@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MOVES_AT_ONCE = 2
 PULLED_ANSWERS_WITHIN_S = 1.0
+NO_ENGINE = "ferry: no engine"
+"""The stop reason that tells a request which found no engine from one that an engine itself failed."""
 
 
 class PoolClient(EngineCoreClient):
@@ -385,7 +387,10 @@ class PoolClient(EngineCoreClient):
         """End a context with an error output, which vLLM's front end turns into an error event and a proper end."""
         logger.error("request %s failed: %s", running.context.request_id, reason)
         output = EngineCoreOutput(
-            request_id=running.context.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR
+            request_id=running.context.request_id,
+            new_token_ids=[],
+            finish_reason=FinishReason.ERROR,
+            stop_reason=NO_ENGINE,
         )
         self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
         self._end(running, "error")

@@ -11,18 +11,21 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor import Executor
 
+from serving.contexts.pool_client import NO_ENGINE
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.outputs import RequestOutput
 
 
 class FrontEnd(AsyncLLM):
-    """vLLM's, but a request that no engine could go on with ends as what it is, a 503, and not as an internal error."""
+    """vLLM's, but a request that no engine could go on with ends as what it is, a 503. What an engine failed itself
+    stays an internal error."""
 
     async def generate(self, *arguments: Any, **more: Any) -> AsyncGenerator[RequestOutput, None]:
         async with aclosing(super().generate(*arguments, **more)) as outputs:
             async for output in outputs:
-                if any(one.finish_reason == "error" for one in output.outputs):
+                if any(one.stop_reason == NO_ENGINE for one in output.outputs):
                     raise RetryableRequestError(
                         "no engine became ready in time to go on with this request; send it anew"
                     )
