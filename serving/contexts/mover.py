@@ -26,6 +26,7 @@ from serving.contexts.moves import (
     Stage,
     copies_on,
     full_tokens,
+    lead_s,
     stage_blocks,
     time_to_boundary_s,
     waits_for_boundary,
@@ -57,6 +58,15 @@ class _Copy:
     source: Engine
     destination: Engine
     done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Boundary:
+    """When the block that a leg fills is full: at so many tokens of its context. Not awaited beyond `give_up_s`."""
+
+    leg_id: str
+    num_tokens: int
+    give_up_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +114,15 @@ class Mover:
             if precopy:
                 await self._copy_ahead(running, move, source, stages)
             waits = self._waits(running, move, source, stages)
-            if waits:
+            boundary = self._boundary(running, source) if waits else None
+            if boundary is not None:
                 holds.close()
-                await self._until_full(running, move, source.replica.info.block_size_tokens)
+                await self._until_full(running, move, boundary, lead_s=lead_s(stages))
             self._way.cut_over()
             holds.callback(self._way.over)
             await self._way.clear()
-            if waits:
+            if boundary is not None:
+                await self._until_full(running, move, boundary)
                 await self._copy_last_block(running, move, source, stages)
             answer = await self._ask(running, leg_id, move, source)
             if answer is HandOff.AT_NEXT_TOKEN and running.move is move:
@@ -162,13 +174,19 @@ class Mover:
             assert move.destination is not None
             running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
 
-    async def _until_full(self, running: Running, move: Move, block_size_tokens: int) -> None:
-        """Wait until the block that is being filled is full, the move is off, or it takes far longer than planned."""
-        leg_id, tokens = running.context.leg_id, full_tokens(running.context.num_tokens, block_size_tokens)
-        planned_s = time_to_boundary_s(running.context.num_tokens, running.step_s, block_size_tokens)
-        give_up_s = self._clock.now_s() + max(LATE_AFTER_S, 2 * planned_s)
-        while running.is_on(leg_id, move) and self._clock.now_s() < give_up_s:
-            if full_tokens(running.context.num_tokens, block_size_tokens) > tokens:
+    def _boundary(self, running: Running, source: Engine) -> _Boundary:
+        num_tokens, block_size_tokens = running.context.num_tokens, source.replica.info.block_size_tokens
+        planned_s = time_to_boundary_s(num_tokens, running.step_s, block_size_tokens)
+        return _Boundary(
+            leg_id=running.context.leg_id,
+            num_tokens=full_tokens(num_tokens, block_size_tokens) + block_size_tokens + 1,
+            give_up_s=self._clock.now_s() + max(LATE_AFTER_S, 2 * planned_s),
+        )
+
+    async def _until_full(self, running: Running, move: Move, boundary: _Boundary, *, lead_s: float = 0.0) -> None:
+        """Wait until so long before the block is full, the move is off, or it takes far longer than planned."""
+        while running.is_on(boundary.leg_id, move) and self._clock.now_s() < boundary.give_up_s:
+            if (boundary.num_tokens - running.context.num_tokens) * running.step_s <= lead_s:
                 return
             await self._clock.sleep(max(running.step_s / 4, LOOK_INTERVAL_S))
 

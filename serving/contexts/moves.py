@@ -36,7 +36,7 @@ ASKING_STEPS = 2.0
 """What any stage takes, however quick the link: its source lends between steps, its destination pulls between steps."""
 RECOMPUTED_TOKENS = 8
 """The longest tail that is recomputed: few enough to cost a decode step no more than a client could notice."""
-BOUNDARY_WAIT_S = 3.0
+BOUNDARY_WAIT_S = 6.0
 """The longest that a cut-over plans to wait for a block to fill up."""
 LATE_AFTER_S = 0.5
 """It does not wait on after this, and after twice what it planned."""
@@ -117,6 +117,12 @@ def waits_for_boundary(
     paces_s = [stage.carried_s(step_s) / stage.blocks for stage in stages if stage.blocks >= PACED_BLOCKS]
     slow = bool(paces_s) and min(paces_s) > CARRIED_WITHIN_STEPS * step_s
     return (busy or slow) and time_to_boundary_s(num_tokens, step_s, block_size_tokens) <= BOUNDARY_WAIT_S
+
+
+def lead_s(stages: Sequence[Stage]) -> float:
+    """How long before its boundary a cut-over should ask for a clear way: a stage that is on its way then takes about
+    as long as this move's own did."""
+    return max(stage.took_s for stage in stages)
 
 
 def time_to_boundary_s(num_tokens: int, step_s: float, block_size_tokens: int) -> float:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-CLEAR_WITHIN_S = 1.0
+CLEAR_WITHIN_S = 3.0
 """A stage that is on its way for longer is on a link that hardly moves: a cut-over waits no longer for it."""
 
 

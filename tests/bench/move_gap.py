@@ -25,7 +25,7 @@ from parts import gap_plot
 from parts.children import BenchFailed, Child
 from parts.ferry import end_on_sigterm
 from parts.move_fleet import LOOPBACK_LINK, Link, engine_settings, mover_on, throttled_link
-from parts.moves import LEGEND, MODES, STOP_AND_COPY, Cell, CellJob, Found, cell, heading, row
+from parts.moves import FIRST_TOKENS, LEGEND, MODES, STOP_AND_COPY, Cell, CellJob, Found, cell, heading, row
 from parts.namespaces import NoNamespaces
 
 CONTEXTS, STREAMS, MOVES = (256, 1_024, 4_000), (1, 8), 64
@@ -62,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="moves at once")
     parser.add_argument("--modes", choices=[mode.name for mode in MODES], nargs="+", help="default: all")
     parser.add_argument("--moves", type=int, help=f"moves with KV per cell (default: {MOVES})")
+    parser.add_argument("--tokens", type=int, default=FIRST_TOKENS, help="output of the first streams")
     parser.add_argument("--block-size", type=int, default=32, help="KV block size in tokens; multiples of 32")
     parser.add_argument("--quick", action="store_true", help="two contexts and few moves: shows that it works")
     parser.add_argument("--results", type=Path, help="append the cells to this file, one JSON object a line")
@@ -109,6 +110,7 @@ def _jobs(link: Link, arguments: argparse.Namespace) -> list[CellJob]:
             streams=streams,
             moves=max(1, moves // COSTLY_SHARE) if mode.costly else moves,
             seed=f"{link.name}-{context_tokens}-{streams}",
+            first_tokens=arguments.tokens,
         )
         for streams, context_tokens, mode in itertools.product(arguments.streams, contexts, modes)
     ]

@@ -227,6 +227,36 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
     await until(lambda: not fleet.held)
 
 
+@pytest.mark.parametrize(("lead_s", "copies_of_others"), [(0.0, 1), (1e6, 0)], ids=("far from it", "near it"))
+async def test_near_its_boundary_a_cut_over_lets_no_other_copy_begin(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, lead_s: float, copies_of_others: int
+) -> None:
+    monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
+    monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
+    monkeypatch.setattr(mover, "lead_s", lambda _stages: lead_s)
+    here, there = await started(fleet, "d1", "d2")
+    await fleet.ask("other", prompt_tokens=SHORT, max_tokens=TOKENS, first_token=9)
+    await until(lambda: fleet[there].adds)
+    fleet[there].allow(1)
+    moving = asyncio.create_task(move(fleet, there))
+    await copied(fleet, there)
+    await asyncio.sleep(0.05)  # let it come to its boundary
+    others = asyncio.create_task(fleet.client.move("other", reason=MoveReason.DRAIN, destination=here))
+    await asyncio.sleep(0.05)
+    assert not moving.done() and len(fleet[here].copies) == copies_of_others
+    fleet[here].allow(FULL + 2 * BLOCK_SIZE_TOKENS - (SHORT + 4 - 1))
+    assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
+    fleet[here].allow(1)
+    await until(lambda: len(fleet[there].adds) == 2)
+    fleet[there].allow(2)
+    await until(lambda: fleet[here].copies)
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    await fleet.expect_exact("other", TOKENS, first_token=9)
+    await asyncio.wait_for(others, 5)
+    await until(lambda: not fleet.held)
+
+
 async def test_a_block_that_does_not_fill_up_in_time_is_carried(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
     _, there = await started(fleet, "d1", "d2")

@@ -30,7 +30,7 @@ from serving.metrics import GatewayMetrics
 from serving.types import ClusterView, MoveReason, Replica, ReplicaState
 
 WORDS = range(1_000, 40_000)  # token ids of ordinary text in every vocabulary that we know
-STREAM_TOKENS, LONGER = 128, 4
+LONGER = 4
 STEPS_BETWEEN, SETTLE_STEPS, RESERVED_TOKENS = (6, 14), 2, 20
 PREFILL_TIMEOUT_S, STEP_TIMEOUT_S, MOVE_TIMEOUT_S, END_TIMEOUT_S, RELEASE_TIMEOUT_S = 300.0, 60.0, 300.0, 900.0, 15.0
 ROUND_MARGIN = 1.5
@@ -111,7 +111,7 @@ class Mover:
             BenchFailed: on a lost token, a lost engine, or a block that nobody freed.
         """
         found, before, bytes_before = Found(), self._counted(job.mode), self._sample("ferry:move_bytes_total")
-        rng, output_tokens = random.Random(job.seed), STREAM_TOKENS
+        rng, output_tokens = random.Random(job.seed), job.first_tokens
         most = min(replica.info.max_model_len for replica in self._replicas) - job.context_tokens
         while len(found.gap_s) + found.fell_back < job.moves:
             if not await self._batch(job, found, rng, output_tokens):

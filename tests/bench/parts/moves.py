@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 P50_AIM_STEPS, P99_AIM_STEPS = 0.4, 1.0
+FIRST_TOKENS = 128
 NOTHING = "-"
 COLUMNS = (
     *("link", "context", "at once", "mode", "moves", "step p50", "p99", "gap p50", "p99"),
@@ -51,6 +52,8 @@ class CellJob:
     streams: int
     moves: int
     seed: str
+    first_tokens: int = FIRST_TOKENS
+    """Output of the first streams; the next have four times as many when these end before their moves."""
 
 
 @dataclass(slots=True, kw_only=True)
