@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,8 @@ from serving.engine import core
 from serving.errors import EngineLost
 from serving.gateway.llm import front_end
 from serving.metrics import GatewayMetrics
-from serving.types import MoveReason, PoolRole
-from tests.integration.engines import SMALL_BLOCKS, Host, Hosts, hosts, model_files, show
+from serving.types import MoveReason
+from tests.integration.engines import SMALL_BLOCKS, Host, Hosts, model_files, show
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(400)]
 
@@ -116,12 +116,6 @@ class Stage:
                 return
             assert loop.time() < deadline_s, f"left behind (blocks, tasks, file descriptors): {left}"
             await asyncio.sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Hosts]:
-    with hosts([PoolRole.MIXED, PoolRole.MIXED], SMALL_BLOCKS) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
