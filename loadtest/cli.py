@@ -1,7 +1,8 @@
 """`ferry load`: measure an endpoint, and what this machine can measure.
 
 Exit codes: 0 the SLO is met (or none was given), 1 it is missed, 2 the test could not run or its results could not be
-saved, 3 the run is INVALID: the client was the limit.
+saved, or not one request completed and there was no SLO to miss, 3 the run is INVALID: the client was the limit,
+130 it was interrupted (Ctrl-C, SIGTERM): what was seen until then is saved.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from loadtest.cli_report import (
     run_watched,
     write_page,
 )
-from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
+from loadtest.cli_shared import CANNOT_RUN, code_of_run, errors_as_exit_codes, tell_error
 from loadtest.console import progress_line, show, show_definitions, show_point
 from loadtest.load import load_for
 from loadtest.report import as_json as as_json_tree
 from loadtest.report import build
-from loadtest.results import save
+from loadtest.results import check_folder, save
 from loadtest.spec import RunSpec
 from loadtest.truth import TruthConfig
 
@@ -67,6 +68,7 @@ def run(
 ) -> None:
     """Send a load, and judge it against the SLO. Ctrl-C ends it early and keeps what was seen."""
     with errors_as_exit_codes():
+        check_folder(save_dir)
         target = asking_for_moves(where.target()) if moves else where.target()
         slo, class_slos = goal.slos()
         load = load_for(plan_of(where, times, requests, goal), target)
@@ -139,9 +141,9 @@ def _run_and_tell(
     if as_json:
         typer.echo(json.dumps(as_json_tree(report, result)))
     if saved.error:
-        Console(stderr=True).print(f"not all could be saved: {saved.error}", style="red", markup=False)
+        tell_error(f"not all could be saved: {saved.error}")
         return CANNOT_RUN
     console.print(f"saved: {saved.report_file}, {saved.records_file}", markup=False, highlight=False, soft_wrap=True)
     if html is not None:
         write_page(saved.report_file, html)
-    return EXIT_CODES[report.verdict]
+    return code_of_run(report)

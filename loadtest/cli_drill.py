@@ -17,7 +17,7 @@ from rich.console import Console
 from loadtest import cli_options as flags
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
 from loadtest.cli_report import HtmlFile, asking_for_moves, run_watched, write_page
-from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, errors_as_exit_codes
+from loadtest.cli_shared import CANNOT_RUN, INTERRUPTED, code_of_run, errors_as_exit_codes, tell_error
 from loadtest.console import progress_line, show
 from loadtest.console_drill import show_drill
 from loadtest.drill.conductor import Conductor
@@ -29,10 +29,10 @@ from loadtest.jobs import greedy
 from loadtest.load import load_for
 from loadtest.report import as_json as as_json_tree
 from loadtest.report import build
-from loadtest.results import save
+from loadtest.results import check_folder, save
 from loadtest.runner import run as run_load
 from loadtest.spec import RunResult, RunSpec
-from loadtest.types import LoadTestError, Record
+from loadtest.types import Interrupted, LoadTestError, Record
 from planner import read_yaml_object
 
 DRILL = "Drill"
@@ -90,6 +90,7 @@ def drill(
 ) -> None:
     """Send a load, do things to the deployment meanwhile, and tell what became of the streams."""
     with errors_as_exit_codes():
+        check_folder(save_dir)
         actions = _actions(do, timeline)
         target = asking_for_moves(where.target())
         token = (("Authorization", f"Bearer {admin_token}"),) if admin_token else ()
@@ -159,25 +160,25 @@ def _drill(
     if as_json:
         typer.echo(json.dumps({**as_json_tree(report, result), **more}, default=str))
     if saved.error:
-        Console(stderr=True).print(f"not all could be saved: {saved.error}", style="red", markup=False)
+        tell_error(f"not all could be saved: {saved.error}")
         return CANNOT_RUN
     console.print(f"saved: {saved.report_file}, {saved.records_file}", markup=False, highlight=False, soft_wrap=True)
     if html is not None:
         write_page(saved.report_file, html, "Drill")
-    return _exit_code(told, EXIT_CODES[report.verdict])
+    return _exit_code(told, code_of_run(report))
 
 
 def _undisturbed(spec: RunSpec, console: Console, *, control: bool) -> list[tuple[Record, ...]]:
     """The reference, and the control if wanted. A run before them fills the prefix caches, which change the roundings.
 
-    Raises LoadTestError if a reference run was interrupted.
+    Raises Interrupted if a reference run was.
     """
     runs = []
     for name in ("to fill the caches", "as the reference", *(["as the control"] if control else [])):
         console.print(f"an undisturbed run {name}", highlight=False)
         result = run_load(spec, progress_line(console))
         if result.interrupted:
-            raise LoadTestError("interrupted before the drill")
+            raise Interrupted("interrupted before the drill: nothing was drilled, and no run is saved")
         runs.append(result.records)
     return runs[1:]
 
@@ -187,6 +188,8 @@ def _texts(result: RunResult, undisturbed: list[tuple[Record, ...]]) -> TextChec
 
 
 def _exit_code(told: DrillReport, of_verdict: int) -> int:
+    if of_verdict == INTERRUPTED:
+        return INTERRUPTED
     if told.undone or not all(one.action.ok for one in told.actions):
         return CANNOT_RUN
     lost = any(one.streams.lost for one in told.actions)

@@ -19,7 +19,7 @@ from loadtest.asks import parse_mix
 from loadtest.endpoint import first_model
 from loadtest.goals import read_goals
 from loadtest.load_plan import LoadPlan
-from loadtest.options import parse_header, parse_slo, parse_workers
+from loadtest.options import check_above_zero, parse_header, parse_slo, parse_workers
 from loadtest.types import Limits, LoadTestError, Slo, Target
 
 T = TypeVar("T")
@@ -148,6 +148,7 @@ class LimitFlags:
     timeout_s: flags.Timeout = 600.0
     idle_timeout_s: flags.IdleTimeout = None
     drain_s: flags.Drain = None
+    max_answer_mib: flags.MaxAnswer = 64.0
     workers: flags.WorkersAt = "1"
 
     @property
@@ -156,17 +157,38 @@ class LimitFlags:
         return parse_workers(self.workers)
 
     def limits(self, times: TimesFlags) -> Limits:
+        """Raises LoadTestError for what would never end, or never begin."""
+        check_above_zero(
+            {
+                "--timeout-s": self.timeout_s,
+                "--idle-timeout-s": self.idle_timeout_s,
+                "--drain-s": self.drain_s or None,  # 0: not at all
+                "--max-answer-mib": self.max_answer_mib,
+            }
+        )
         return Limits(
             times.max_concurrency,
             times.benchmark_duration,
             self.timeout_s,
             self.idle_timeout_s,
             drain_s=self.drain_s,
+            answer_bytes=round(self.max_answer_mib * 2**20),
         )
 
 
 def plan_of(target: TargetFlags, times: TimesFlags, requests: RequestFlags, goal: GoalFlags) -> LoadPlan:
     """The load that these flags ask for. Raises LoadTestError, also where the endpoint must name a model and cannot."""
+    check_above_zero(
+        {
+            "--max-concurrency": times.max_concurrency,
+            "--benchmark-duration": times.benchmark_duration,
+            "--num-prompts": times.num_prompts,
+            "--warmup-s": times.warmup_s or None,  # 0: none
+            "--isl": requests.isl,
+            "--osl": requests.osl,
+            "--prefix-prompt-length": requests.prefix_prompt_length or None,
+        }
+    )
     return LoadPlan(
         endpoint=target.endpoint,
         model=target.model or first_model(target.target()),
@@ -247,7 +269,7 @@ def _text(path: Path) -> str:
 def _parsed(flag: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoadTestError(f"{flag} is no JSON: {error}") from error
 
 

@@ -57,7 +57,7 @@ Duration = Annotated[
     typer.Option("--benchmark-duration", "--duration-s", help="Send for so many seconds.", rich_help_panel=LOAD),
 ]
 WarmUp = Annotated[float, typer.Option(help="Requests due before this are not counted.", rich_help_panel=LOAD)]
-Seed = Annotated[int, typer.Option(help="The same seed makes the same load.", rich_help_panel=LOAD)]
+Seed = Annotated[int, typer.Option(help="The same seed makes the same load.", min=0, rich_help_panel=LOAD)]
 
 Workload = Annotated[
     Path | None, typer.Option(help="The planner's workload.yaml: lengths, prefixes, times.", rich_help_panel=LOAD)
@@ -143,6 +143,9 @@ Attainment = Annotated[
 Timeout = Annotated[float, typer.Option(help="Of one request.", rich_help_panel=LIMITS)]
 IdleTimeout = Annotated[float | None, typer.Option(help="Between two reads of a stream.", rich_help_panel=LIMITS)]
 Drain = Annotated[float | None, typer.Option(help="Wait this long at the end.", rich_help_panel=LIMITS)]
+MaxAnswer = Annotated[
+    float, typer.Option("--max-answer-mib", help="Of one answer; a longer one is ended.", rich_help_panel=LIMITS)
+]
 Workers = Annotated[int, typer.Option(help="Client processes, one core each.", rich_help_panel=LIMITS)]
 WorkersAt = Annotated[
     str,

@@ -14,8 +14,10 @@ from loadtest.cli_options import OUTPUT
 from loadtest.cli_shared import errors_as_exit_codes
 from loadtest.cost import Rent
 from loadtest.driver import Counts
+from loadtest.endpoint import served_models
 from loadtest.moves import ASK_HEADER
 from loadtest.page.page import page
+from loadtest.remedies import asks_for_models
 from loadtest.runner import run
 from loadtest.saved import read_run
 from loadtest.spec import RunResult, RunSpec
@@ -68,10 +70,20 @@ def run_watched(
 ) -> RunResult:
     """Run it and look at the server meanwhile, if `watch`. Raises LoadTestError when it could not start."""
     if not watch:
-        return run(spec, on_progress, on_start)
+        return _with_models(run(spec, on_progress, on_start))
     with Watcher(spec.target) as watcher:
         result = run(spec, on_progress, on_start)
-    return replace(result, watched=watcher.taken())
+    return replace(_with_models(result), watched=watcher.taken())
+
+
+def _with_models(result: RunResult) -> RunResult:
+    """What the server names, where requests were answered as if the model were not there."""
+    if result.interrupted or not asks_for_models(result.records):
+        return result
+    try:
+        return replace(result, served=served_models(result.spec.target))
+    except LoadTestError:
+        return result  # it names none: the report says so
 
 
 def asking_for_moves(target: Target) -> Target:

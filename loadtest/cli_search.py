@@ -1,7 +1,9 @@
 """`ferry load search`: the highest request rate that meets the SLO. `ferry load sweep`: latencies over given rates.
 
 Exit codes of `search`: 0 the capacity is known as narrowly as asked for, or above --max-rate; 1 it is not, or below
---min-rate; 2 the search could not run; 3 the client was the limit. Of `sweep`: 0, or 3 if a run was INVALID.
+--min-rate; 3 the client was the limit. Of `sweep`: 0, or 3 if a run was INVALID. Of both: 2 if it could not run to its
+end (the server refuses, or is gone) or not all could be saved, 130 if it was interrupted. What was measured before that
+is told and saved.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from rich.console import Console
 
 from loadtest import cli_options as flags
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
-from loadtest.cli_report import HtmlFile
-from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
+from loadtest.cli_report import HtmlFile, run_watched
+from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, INTERRUPTED, code_of_error, errors_as_exit_codes, tell_error
 from loadtest.console import progress_line
 from loadtest.document import finite
 from loadtest.load import load_for
@@ -30,14 +32,23 @@ from loadtest.page.rate_page import RatePage
 from loadtest.rates.decide import Ending, Goal
 from loadtest.rates.search import Made, SpecAt, as_tree, search, searched_slo, statement
 from loadtest.rates.sweep import Row, knee, parse_rates, row_of, show_rows, sweep_tree
+from loadtest.rates.whole import not_served
+from loadtest.remedies import for_records
 from loadtest.report import Verdict, build
-from loadtest.results import save
-from loadtest.runner import run
+from loadtest.results import check_folder, save, write_whole
 from loadtest.spec import RunSpec
 from loadtest.types import LoadTestError, Slo, Target
 
 SEARCH, RATES = "Search", "Rates"
-SEARCH_CODES = MappingProxyType({Ending.FOUND: 0, Ending.ALL_MEET: 0, Ending.CLIENT_LIMIT: 3})
+SEARCH_CODES = MappingProxyType(
+    {
+        Ending.FOUND: 0,
+        Ending.ALL_MEET: 0,
+        Ending.CLIENT_LIMIT: 3,
+        Ending.NOT_SERVED: CANNOT_RUN,
+        Ending.INTERRUPTED: INTERRUPTED,
+    }
+)
 NOT_KNOWN = 1
 
 StartRate = Annotated[float, typer.Option(help="Requests/s of the first run.", rich_help_panel=SEARCH)]
@@ -86,30 +97,34 @@ def search_(
     """Find the highest open-loop rate that meets the SLO, and say how sure that is. Ctrl-C keeps what is known."""
     console = Console(stderr=as_json)
     with errors_as_exit_codes():
+        check_folder(save_dir)
         slo, wanted = searched_slo(_one_slo(goal))
         aim = _checked(Goal(wanted, start_rate, min_rate, max_rate, precision, confidence, max_runs))
         times = TimesFlags(burstiness=burstiness, workload=workload, seed=seed)
         target = where.target()
         spec_at = _spec_at(plan_of(where, times, requests, goal), target, bounds)
         rows: list[Row] = []
+        unsaved: list[str] = []
         found = search(
             spec_at,
             slo,
             aim,
-            lambda spec: run(spec, progress_line(console)),
+            lambda spec: run_watched(spec, progress_line(console), watch=False),
             seed=seed,
             requests=requests_per_run,
             max_time_s=max_time_s,
-            on_run=_telling(console, save_dir, rows),
+            on_run=_telling(console, save_dir, rows, unsaved),
         )
+        told = statement(found)
+        console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
         tree = as_tree(found, [row.report for row in rows])
         _tell(f"search-{uuid.uuid4().hex[:12]}.json", tree, save_dir, console, as_json)
-        told = statement(found)
         page = RatePage(
             title="The highest rate", statement=told, rows=rows, slo=slo, wanted=wanted, fit=found.fit, joined=False
         )
         _write_page(page, html, console)
-        console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
+        if unsaved:
+            raise LoadTestError(f"not all could be saved: {unsaved[0]}")
         raise typer.Exit(SEARCH_CODES.get(found.ending, NOT_KNOWN))
 
 
@@ -132,6 +147,7 @@ def sweep(
     """Measure at several request rates, lowest first; the same seed gives each the same arrivals but for their pace."""
     console = Console(stderr=as_json)
     with errors_as_exit_codes():
+        check_folder(save_dir)
         if not seconds > warmup_s:
             raise LoadTestError(f"--seconds is {seconds:g}: it must be above --warmup-s, {warmup_s:g}")
         times = TimesFlags(
@@ -139,23 +155,46 @@ def sweep(
         )
         target, (slo, class_slos), (count, ray_address) = where.target(), goal.slos(), bounds.crew
         plan = plan_of(where, times, requests, goal)
+        spec = RunSpec(
+            target, [], bounds.limits(times), slo, count, warmup_s, class_slos=class_slos, ray_address=ray_address
+        )
         rows: list[Row] = []
+        code, why = 0, ""
         for rate_rps in parse_rates(rates):
             jobs = load_for(replace(plan, request_rate_rps=rate_rps), target).jobs
-            spec = RunSpec(target, jobs, bounds.limits(times), slo, count, warmup_s, class_slos=class_slos)
-            spec = replace(spec, ray_address=ray_address)
-            result = run(spec, progress_line(console))
-            report = build(result)
-            saved = save(result, report, save_dir)
-            rows.append(row_of(rate_rps, report, saved.report_file.name))
-            if saved.error or result.interrupted:
-                console.print(saved.error or "interrupted", style="red", markup=False)
+            code, why = _one_rate(rate_rps, replace(spec, jobs=jobs), save_dir, rows, console)
+            if why:
+                tell_error(f"at {rate_rps:g} requests/s: {why}")
                 break
         show_rows(rows, console)
+        _tell(f"sweep-{uuid.uuid4().hex[:12]}.json", sweep_tree(rows, knee(rows), why), save_dir, console, as_json)
         _write_page(_sweep_page(rows, slo), html, console)
-        _tell(f"sweep-{uuid.uuid4().hex[:12]}.json", sweep_tree(rows, knee(rows)), save_dir, console, as_json)
         invalid = any(row.verdict is Verdict.INVALID for row in rows)
-        raise typer.Exit(EXIT_CODES[Verdict.INVALID] if invalid else 0)
+        raise typer.Exit(code or (EXIT_CODES[Verdict.INVALID] if invalid else 0))
+
+
+def _one_rate(rate_rps: float, spec: RunSpec, folder: Path, rows: list[Row], console: Console) -> tuple[int, str]:
+    """Adds a row. Gives the exit code and the reason if the sweep has to end here, be it by this run; else 0 and "".
+
+    Raises LoadTestError if the first run could not start.
+    """
+    try:
+        result = run_watched(spec, progress_line(console), watch=False)
+    except LoadTestError as error:
+        if not rows:
+            raise
+        return code_of_error(error), str(error)
+    report = build(result)
+    saved = save(result, report, folder)
+    rows.append(row_of(rate_rps, report, saved.report_file.name))
+    for line in report.warnings:
+        console.print(f"at {rate_rps:g} requests/s: {line}", style="yellow", markup=False, highlight=False)
+    if saved.error:
+        return CANNOT_RUN, f"not all could be saved: {saved.error}"
+    if result.interrupted:
+        return INTERRUPTED, "interrupted; its figures are of what was seen until then"
+    why = not_served(result.records)
+    return (CANNOT_RUN, why) if why else (0, "")
 
 
 def _spec_at(plan: LoadPlan, target: Target, bounds: LimitFlags) -> SpecAt:
@@ -203,16 +242,19 @@ def _write_page(page: RatePage, file: Path | None, console: Console) -> None:
     console.print(f"page: {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _telling(console: Console, folder: Path, rows: list[Row]) -> Callable[[Made], None]:
-    """Saves each run and says a line about it."""
+def _telling(console: Console, folder: Path, rows: list[Row], unsaved: list[str]) -> Callable[[Made], None]:
+    """Saves each run and says a line about it; `unsaved` gets what could not be saved."""
 
     def on_run(made: Made) -> None:
         saved = save(made.result, made.report, folder)
         rows.append(row_of(made.probe.run.rate_rps, made.report, saved.report_file.name))
+        unsaved.extend([saved.error] if saved.error else [])
         run_, kind = made.probe.run, "brief" if made.probe.brief else "full"
         due = sum(batch.due for batch in run_.batches)
         state = "" if made.probe.valid else f"  INVALID: {'; '.join(made.report.faults)}"
         state += f"  {saved.error}" if saved.error else ""
+        refusals = for_records(made.result.records, made.result.spec.target.endpoint, made.result.served)
+        state += "".join(f"  {line}" for line in refusals)
         console.print(
             f"{run_.rate_rps:9.4g} requests/s  {kind:5}  {due:5} requests  {run_.share:7.2%} within the SLO{state}",
             markup=False,
@@ -227,7 +269,7 @@ def _tell(name: str, tree: dict[str, Any], folder: Path, console: Console, as_js
     file = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(finite(tree), indent=1) + "\n", encoding="utf-8")
+        write_whole(file, (json.dumps(finite(tree), indent=1) + "\n").encode())
     except OSError as error:
         raise LoadTestError(f"{file} cannot be written: {error}") from error
     console.print(f"saved: {file}", markup=False, highlight=False, soft_wrap=True)

@@ -26,11 +26,11 @@ from loadtest.console import progress_line
 from loadtest.endpoint import Asker, first_model
 from loadtest.goals import goal_of
 from loadtest.load import load_for
-from loadtest.options import parse_workers
+from loadtest.options import check_above_zero, parse_workers
 from loadtest.report import build
-from loadtest.results import save
+from loadtest.results import check_folder, save
 from loadtest.spec import RunSpec
-from loadtest.types import Limits, LoadTestError, Target
+from loadtest.types import Interrupted, Limits, LoadTestError, Target
 from loadtest.validate.load import load_of
 from loadtest.validate.prediction import class_of, of_model, of_plan, rent_of_plan
 from loadtest.validate.results import Point, point_of, results, verdict_of
@@ -69,6 +69,8 @@ def validate(
 ) -> None:
     """Measure what a plan predicts, and write both into results.json."""
     with errors_as_exit_codes():
+        check_folder(save_dir)
+        check_above_zero({"--seconds": seconds, "--timeout-s": timeout_s})
         planned = read_plan(plan)
         name = class_of(planned, slo_class)
         if not seconds > warmup_s:
@@ -111,8 +113,10 @@ def _measure(share: float, plan: Plan, slo_class: str, spec: RunSpec, save_dir: 
     result = run_watched(spec, progress_line(console), watch=True)
     report = build(result)
     saved = save(result, report, save_dir)
-    if saved.error or result.interrupted:
-        raise LoadTestError(saved.error or "interrupted: a validation needs all three loads")
+    if saved.error:
+        raise LoadTestError(f"not all could be saved: {saved.error}")
+    if result.interrupted:
+        raise Interrupted(f"interrupted: a validation needs all three loads; {saved.report_file} has what was seen")
     traffic = plan.traffic
     predicted = [of_model(plan, share * traffic.rate_rps, traffic.isl.mean, traffic.osl.mean)]
     if share == 1.0:
@@ -131,9 +135,11 @@ def _show(points: Sequence[Point], console: Console) -> None:
         met = point.attainment["share"] if point.attainment is not None else None
         table.add_row(f"{point.share:.0%}", f"measured, {point.verdict}", *_cells(found.ttft_ms, found.tpot_ms, met))
         for told in point.predicted:
-            why_not = f": {told.why_not}" if told.why_not else ""
-            table.add_row("", f"{told.source}{why_not}", *_cells(told.ttft_ms, told.tpot_ms, told.attainment))
+            table.add_row("", told.source, *_cells(told.ttft_ms, told.tpot_ms, told.attainment))
     console.print(table)
+    silent = [one for point in points for one in point.predicted if one.why_not]
+    for line in dict.fromkeys(f"{one.source} predicts nothing: {one.why_not}" for one in silent):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for point in points:
         for broken, count in point.failed.items():
             console.print(f"at {point.share:.0%}: {count} requests ended as {broken}", style="yellow", highlight=False)
@@ -160,7 +166,7 @@ def _server_version(target: Target) -> str:
     try:
         status, body = asker.fetch("GET", "/version")
         told = json.loads(body).get("version") if status == 200 else None
-    except (LoadTestError, ValueError, AttributeError):
+    except (LoadTestError, ValueError, AttributeError, RecursionError):
         return UNKNOWN
     finally:
         asker.close()

@@ -79,7 +79,8 @@ def _show_summary(summary: Summary, title: str, console: Console) -> None:
     for name, found in summary.distributions.items():
         completed = [_ms(found.completed_ms[q]) for q in SHOWN]
         table.add_row(name, _ms(found.mean_ms), *completed, _ms(found.max_ms), *(_ms(found.all_ms[q]) for q in SHOWN))
-    console.print(table)
+    if summary.distributions:
+        console.print(table)
     outcomes = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted(summary.outcomes.items()))
     lines = [f"{summary.due} due in {summary.window_s:.1f} s: {outcomes}"]
     lines += [f"  {outcome.value}: {detail}" for outcome, detail in summary.details.items()]

@@ -107,11 +107,13 @@ def _tool_calls(answer: Answer) -> list[dict[str, Any]]:
     for number, delta in enumerate(answer.tool_calls):
         if not isinstance(delta, dict):
             continue
-        function = delta.get("function") or {}
-        call = calls.setdefault(delta.get("index", number), {"id": "", "name": "", "arguments": ""})
-        call["id"] = delta.get("id") or call["id"]
-        call["name"] = function.get("name") or call["name"]
-        call["arguments"] += function.get("arguments") or ""
+        function, index = delta.get("function"), delta.get("index")
+        if not isinstance(function, dict):
+            function = {}
+        call = calls.setdefault(index if isinstance(index, int) else number, {"id": "", "name": "", "arguments": ""})
+        call["id"] = _text(delta.get("id")) or call["id"]
+        call["name"] = _text(function.get("name")) or call["name"]
+        call["arguments"] += _text(function.get("arguments"))
     return [
         {
             "id": call["id"],
@@ -121,3 +123,8 @@ def _tool_calls(answer: Answer) -> list[dict[str, Any]]:
         for call in calls.values()
         if call["id"] and call["name"]
     ]
+
+
+def _text(found: Any) -> str:
+    """What a server sends in the place of a text need not be one."""
+    return found if isinstance(found, str) else ""

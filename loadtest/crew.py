@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from loadtest.audit import WorkerAudit
 from loadtest.clock_offset import HERE, ClockOffset, Exchange, offset_of, over_run
 from loadtest.driver import Counts
+from loadtest.moves import shifted
 from loadtest.processes import Child
 from loadtest.spec import RunSpec
-from loadtest.types import LoadTestError, Record
+from loadtest.types import Interrupted, LoadTestError, Record
 from loadtest.work_orders import orders_of
 from loadtest.worker import STOP, ClockAsk, Done, Failed, Message, Progress, Ready, Records, worker_main
 
@@ -116,7 +117,7 @@ class Crew:
                     raise LoadTestError(f"a worker died while it got ready: {', '.join(self.died)}")
                 waiting.remove(member)
             if interrupts.count:
-                raise LoadTestError("interrupted before the start")
+                raise Interrupted("interrupted before the start: nothing was sent")
             if time.perf_counter() > until_s:
                 raise LoadTestError(f"a worker was not ready within {READY_WITHIN_S:.0f} s")
 
@@ -212,9 +213,15 @@ def by_clock(record: Record, offset_ns: int) -> Record:
         instant - offset_ns if instant else 0
         for instant in (record.due_ns, record.send_ns, record.first_ns, record.last_ns, record.end_ns)
     )
-    event_ns = record.event_ns - offset_ns
     return replace(
-        record, due_ns=due_ns, send_ns=send_ns, first_ns=first_ns, last_ns=last_ns, end_ns=end_ns, event_ns=event_ns
+        record,
+        due_ns=due_ns,
+        send_ns=send_ns,
+        first_ns=first_ns,
+        last_ns=last_ns,
+        end_ns=end_ns,
+        event_ns=record.event_ns - offset_ns,
+        moves=record.moves and shifted(record.moves, -offset_ns),
     )
 
 

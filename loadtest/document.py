@@ -109,7 +109,7 @@ def decode(data: bytes, name: str) -> Document:
         for judged in (tree.get("judged") or {}).values():
             _read_measured(judged)
         return msgspec.convert(tree, Document, str_keys=True)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LoadTestError(f"{name} is no {FORMAT} document: {error}") from error
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import msgspec
 
@@ -21,18 +22,23 @@ ASK_HEADER = ("X-Ferry-Moves", "1")
 HANDOVER = "prefill_done"
 
 _COMMENT = re.compile(
-    rb"ferry move mode=(?P<mode>\w+) reason=(?P<reason>\w+) at_token=(?P<at_token>\d+) gap_ms=(?P<gap_ms>[\d.]+)"
+    rb"ferry move mode=(?P<mode>\w{1,64}) reason=(?P<reason>\w{1,64}) "
+    rb"at_token=(?P<at_token>\d{1,15}) gap_ms=(?P<gap_ms>\d{1,15}(?:\.\d{1,15})?)"
 )
+
+
+# What is more is no count, and would not fit into the files.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class MovesUsage(msgspec.Struct):
     """`usage.ferry`."""
 
-    moves: int = 0
-    kv: int = 0
-    replay: int = 0
+    moves: Count = 0
+    kv: Count = 0
+    replay: Count = 0
     gap_ms: list[float] = []
-    recomputed_tokens: int = 0
+    recomputed_tokens: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class Moves:
     def others(self) -> tuple[ToldMove, ...]:
         """All that are told of but the hand-over after the prefill, which is no disturbance."""
         return tuple(move for move in self.told if move.reason != HANDOVER)
+
+
+def shifted(moves: Moves, by_ns: int) -> Moves:
+    """The same on another clock."""
+    return replace(moves, told=tuple(replace(move, told_ns=move.told_ns + by_ns) for move in moves.told))
 
 
 def told_move(comment: bytes, at_ns: int) -> ToldMove | None:

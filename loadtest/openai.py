@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from loadtest.moves import MovesUsage
+from loadtest.moves import Count, MovesUsage
 
 DONE = b"[DONE]"
 MAX_DETAIL_CHARS = 300
 
 
 class Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     ferry: MovesUsage | None = None
 
 
@@ -61,6 +61,8 @@ def decode(data: bytes) -> Chunk:
         raise BadChunk(f"{error}: {shown(data)}") from error
     except UnicodeDecodeError as error:
         raise BadChunk(f"not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise BadChunk(f"nested too deep: {shown(data)}") from error
 
 
 def text_of(choice: Choice) -> str:

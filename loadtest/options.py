@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,13 @@ def parse_slo(goodput: Iterable[str], attainment: float) -> Slo:
     return slo
 
 
+def check_above_zero(given: Mapping[str, float | None]) -> None:
+    """Values by flag, None where it was not given. Raises LoadTestError."""
+    for flag, value in given.items():
+        if value is not None and not 0 < value < math.inf:
+            raise LoadTestError(f"{flag} is {value:g}: it must be a number above 0")
+
+
 def parse_workers(text: str) -> tuple[int, str | None]:
     """How many workers, and the Ray cluster that runs them; 0 there means one on each node.
 
@@ -44,13 +51,13 @@ def parse_workers(text: str) -> tuple[int, str | None]:
     address, _, query = text.partition("?")
     if address.startswith("ray:"):
         key, _, count = query.partition("=")
-        if query and (key != "workers" or not count.isdigit() or not int(count)):
+        if query and (key != "workers" or not count.isdecimal() or not int(count)):
             raise LoadTestError(f"--workers {text}: after `?` write workers=N")
         where = address if address.startswith("ray://") else address.removeprefix("ray:")
         if where in ("", "ray://"):
             raise LoadTestError(f"--workers {text}: no address; write ray://HOST:10001, or ray:auto")
         return int(count or 0), where
-    if not text.isdigit() or not int(text):
+    if not text.isdecimal() or not int(text):
         raise LoadTestError(f"--workers {text}: write a number above 0, or the address of a Ray cluster")
     return int(text), None
 
@@ -87,6 +94,6 @@ def profile_of(
         on_s, off_s = (float(part) for part in bursts.split(":"))
     except ValueError as error:
         raise LoadTestError(f"--on-off {bursts!r} is not ON_S:OFF_S") from error
-    if on_s <= 0 or off_s <= 0:
-        raise LoadTestError(f"--on-off {bursts}: both must be above 0")
+    if not (0 < on_s < math.inf and 0 < off_s < math.inf):
+        raise LoadTestError(f"--on-off {bursts}: both must be numbers above 0")
     return on_off(rate_rps, 0.0, on_s, off_s, turns=rng.random(SPELLS))

@@ -27,7 +27,8 @@ class Child:
     def __init__(self, main: Callable[[Pipe], None]) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         code = _MAIN.format(path=sys.path, module=main.__module__, name=main.__name__, fd=theirs.fileno())
-        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+        # In a group of its own, out of reach of the terminal's Ctrl-C: it means the parent, which then ends the child.
+        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], process_group=0)
         theirs.close()
 
     @property

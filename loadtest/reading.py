@@ -23,6 +23,7 @@ _BY_ENDING = {
     Ending.TIMED_OUT: Outcome.TIMED_OUT,
     Ending.STOPPED: Outcome.UNFINISHED,
     Ending.BAD_HTTP: Outcome.BAD_HTTP,
+    Ending.TOO_LONG: Outcome.BAD_BODY,
 }
 
 

@@ -17,6 +17,7 @@ from loadtest.jobs import models_of
 from loadtest.judge import Judged, judge
 from loadtest.metrics import DEFINITIONS, Distribution, Summary, by_class, in_window, quantile, summarise
 from loadtest.moves import MovesTotal, total_of
+from loadtest.remedies import for_records
 from loadtest.spec import RunResult
 from loadtest.types import Outcome, Record
 from loadtest.watch.summary import ServerTotal, server_total
@@ -177,7 +178,7 @@ def _verdict(judged: Mapping[str, Judged], found: Sequence[str]) -> tuple[Verdic
 
 
 def _warnings(result: RunResult, total: Summary) -> tuple[str, ...]:
-    found = []
+    found, spec = [], result.spec
     for name, why in (
         ("no_usage", "had no usage: their events are counted as one token each"),
         ("first_tokens_guessed", "came in bundles: the tokens of their first event are taken to be the mean"),
@@ -194,6 +195,7 @@ def _warnings(result: RunResult, total: Summary) -> tuple[str, ...]:
             found.append(f"the wall clock moved by {worker.clock_step_ms:.1f} ms: times of other logs may not fit")
     if result.workers and not all(worker.uvloop for worker in result.workers):
         found.append("uvloop is not installed: the client takes more CPU than it needs")
+    found += for_records(result.records, spec.target.endpoint, result.served)
     return tuple(dict.fromkeys(found))
 
 

@@ -6,8 +6,10 @@ Reading them gives the same records again.
 from __future__ import annotations
 
 import gzip
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +17,7 @@ import msgspec
 import numpy as np
 
 from loadtest.document import finite
-from loadtest.moves import Moves
+from loadtest.moves import Moves, shifted
 from loadtest.report import Report, as_json
 from loadtest.spec import RunResult
 from loadtest.types import Flag, LoadTestError, Outcome, Record
@@ -39,32 +41,54 @@ class Saved:
     error: str = ""
 
 
+def check_folder(folder: Path) -> None:
+    """Better before the load than after it. Raises LoadTestError where nothing can be saved."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise LoadTestError(f"nothing can be saved in --save-dir {folder}: {error}") from error
+
+
 def save(result: RunResult, report: Report, folder: Path, more: Mapping[str, Any] | None = None) -> Saved:
     """Write all that can be written: a full disk loses what did not fit and nothing else, and raises nothing.
 
     `more` joins the report, under its own keys.
     """
     records_file, report_file = (folder / f"load-{result.run_id}.{suffix}" for suffix in ("jsonl", "json"))
-    written, error = 0, ""
+    written, errors = 0, list[str]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # First, since it is small and says what the records are of.
+        tree = {**as_json(report, result), **finite(dict(more or {}))}
+        write_whole(report_file, msgspec.json.format(msgspec.json.encode(tree)) + b"\n")
+    except OSError as failure:
+        errors.append(f"{report_file} could not be written: {failure}")
+    try:
         with records_file.open("wb", buffering=0) as file:
             for whole in write_records(file, result.records, result.start_ns):
                 written = whole
     except OSError as failure:
-        error = f"{written} of {len(result.records)} records are in {records_file}: {failure}"
-    try:
-        tree = {**as_json(report, result), **finite(dict(more or {}))}
-        report_file.write_bytes(msgspec.json.format(msgspec.json.encode(tree)) + b"\n")
-    except OSError as failure:
-        error = error or f"{report_file} could not be written: {failure}"
+        errors.append(
+            f"{max(written, _lines_in(records_file))} of {len(result.records)} records are in {records_file}: {failure}"
+        )
     if result.watched is not None and (result.watched.server or result.watched.gpus):
         server_file = report_file.with_suffix(SERVER_SUFFIX)
         try:
-            server_file.write_bytes(gzip.compress(msgspec.json.encode(result.watched.since(result.start_ns))))
+            write_whole(server_file, gzip.compress(msgspec.json.encode(result.watched.since(result.start_ns))))
         except OSError as failure:
-            error = error or f"{server_file} could not be written: {failure}"
-    return Saved(records_file, report_file, written, error)
+            errors.append(f"{server_file} could not be written: {failure}")
+    return Saved(records_file, report_file, written, "; ".join(errors))
+
+
+def _lines_in(path: Path) -> int:
+    """Whole lines of a file, where it is one: of those written last some may be there too."""
+    if not path.is_file():
+        return 0
+    with suppress(OSError), path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
+    return 0
 
 
 def write_records(file: IO[bytes], records: Iterable[Record], start_ns: int) -> Iterator[int]:
@@ -84,6 +108,18 @@ def write_records(file: IO[bytes], records: Iterable[Record], start_ns: int) -> 
 def _write_all(file: IO[bytes], data: bytes) -> None:
     while data:
         data = data[file.write(data) :]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """All of it or nothing: half a document would only be in the way. Raises OSError."""
+    begun = path.with_name(f".{path.name}.begun")
+    try:
+        begun.write_bytes(data)
+        begun.replace(path)
+    except OSError:
+        with suppress(OSError):
+            begun.unlink(missing_ok=True)
+        raise
 
 
 def read_records(path: Path) -> list[Record]:
@@ -111,7 +147,7 @@ def _as_row(record: Record, start_ns: int) -> dict[str, Any]:
         never = name in _NEVER_IF_ZERO and not row[name]
         row[name] = _NEVER if never else row[name] - start_ns
     row["event_ns"] = (record.event_ns - start_ns).tolist()
-    row["moves"] = record.moves and _shifted(record.moves, -start_ns)
+    row["moves"] = record.moves and shifted(record.moves, -start_ns)
     return row
 
 
@@ -125,7 +161,3 @@ def _from_row(row: dict[str, Any]) -> Record:
     # Files of earlier versions have no such key.
     values["moves"] = msgspec.convert(row.get("moves"), Moves | None)
     return Record(**values)
-
-
-def _shifted(moves: Moves, by_ns: int) -> Moves:
-    return replace(moves, told=tuple(replace(move, told_ns=move.told_ns + by_ns) for move in moves.told))

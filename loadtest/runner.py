@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
 from loadtest.crew import Crew, hiring
 from loadtest.driver import Counts
+from loadtest.interrupts import Interrupts
 from loadtest.spec import RunResult, RunSpec
 from loadtest.types import LoadTestError
 
@@ -24,16 +22,16 @@ def run(
     on_progress: Callable[[Counts], None] | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> RunResult:
-    """Run it to its end. SIGINT ends it early: the result then holds what was seen so far.
+    """Run it to its end. SIGINT or SIGTERM ends it early: the result then holds what was seen so far.
 
     `on_start` is told the instant from which due times count, shortly before it comes; it must not take long.
 
     Raises:
-        LoadTestError: when it could not start.
+        LoadTestError: when it could not start. Interrupted: when it was stopped before.
     """
     if not spec.jobs:
         raise LoadTestError("there is no request to send")
-    with _Interrupts() as interrupts, hiring(spec) as hands, Crew(spec, hands) as crew:
+    with Interrupts() as interrupts, hiring(spec) as hands, Crew(spec, hands) as crew:
         crew.get_ready(interrupts)
         start_in_ns = START_IN_NS if spec.ray_address is None else REMOTE_START_IN_NS
         start_ns = time.monotonic_ns() + start_in_ns
@@ -53,25 +51,3 @@ def run(
             interrupted=bool(interrupts.count),
             died=tuple(crew.died),
         )
-
-
-class _Interrupts:
-    """Counts Ctrl-C while a run goes on: the first asks for a stop, the second ends everything at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._before: signal._HANDLER = None
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():  # no other thread gets signals
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt

@@ -56,3 +56,5 @@ class RunResult:
     died: tuple[str, ...]
     watched: Watched | None = None
     """None: nobody looked at the server."""
+    served: tuple[str, ...] | None = None
+    """Models that the server names; asked for only where requests were refused as if theirs were not there."""

@@ -25,13 +25,18 @@ class EventReader:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._long: list[bytes] = []  # further pieces of a line that has not ended
         self._data: list[bytes] = []
         self._comments: list[bytes] = []
         self._name = b""
         self._began = False
 
     def feed(self, piece: bytes) -> list[Event]:
-        text = self._rest + piece
+        if self._began and not self._rest.endswith(b"\r") and b"\n" not in piece and b"\r" not in piece:
+            self._long.append(piece)  # joined once: a server may send megabytes without a line end
+            return []
+        text = b"".join((self._rest, *self._long, piece))
+        self._long.clear()
         if not self._began:
             if len(text) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(text):
                 self._rest = text
@@ -59,7 +64,7 @@ class EventReader:
     @property
     def rest(self) -> bytes:
         """What follows the last whole event."""
-        return b"\n".join([*self._data, *self._comments, self._rest])
+        return b"\n".join([*self._data, *self._comments, b"".join((self._rest, *self._long))])
 
     def _take_field(self, line: bytes) -> None:
         name, colon, value = line.partition(b":")

@@ -20,6 +20,10 @@ class LoadTestError(Exception):
     """A load test that cannot be run as asked: what is wrong, and what to do about it."""
 
 
+class Interrupted(LoadTestError):
+    """Ctrl-C or SIGTERM came before there was anything to keep."""
+
+
 class Ending(StrEnum):
     """How the bytes of one exchange ended, seen from the socket."""
 
@@ -29,6 +33,7 @@ class Ending(StrEnum):
     TIMED_OUT = "timed out"
     NO_CONNECTION = "no connection"
     BAD_HTTP = "not valid HTTP"
+    TOO_LONG = "too long"
     STOPPED = "stopped by us"
     UNSENT = "never sent"
 
@@ -43,7 +48,7 @@ class Outcome(StrEnum):
     STREAM_ERROR = "stream_error"  # an error event inside a stream that began with 200
     CUT = "cut"  # the stream ended before its answer did
     EMPTY = "empty"  # ended well without a single token
-    BAD_BODY = "bad_body"  # not what the route promises: invalid events, no JSON, another content type
+    BAD_BODY = "bad_body"  # not what the route promises: invalid events, no JSON, another content type, no end
     BAD_HTTP = "bad_http"
     NO_CONNECTION = "no_connection"
     TIMED_OUT = "timed_out"
@@ -140,6 +145,8 @@ class Limits:
     connect_timeout_s: float = 10.0
     drain_s: float | None = None
     """How long to wait for running requests after the last was sent; None: until each ends or times out."""
+    answer_bytes: int = 64 << 20
+    """Of one answer at most, head and framing included; it is kept in memory until it has ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,14 +97,15 @@ def worker_main(pipe: Pipe) -> None:
 
     Before and after, ClockAsk in and ClockTold out.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us what it means
+    for number in (signal.SIGINT, signal.SIGTERM):  # may reach all processes; the parent tells us what they mean
+        signal.signal(number, signal.SIG_IGN)
     try:
         worker = Worker(pipe, _order(pipe))
         audit = run_on_loop(worker.run)
         for records in worker.read_records():
             pipe.send(Records(records))
         pipe.send(Done(audit))
-        _order(pipe)  # there is none any more: until the pipe is closed
+        _tell_clock(pipe)
     except LoadTestError as error:
         pipe.send(Failed(str(error)))
     except (EOFError, ConnectionError):
@@ -119,6 +120,13 @@ def _order(pipe: Pipe) -> WorkOrder:
         pipe.send(ClockTold(time.monotonic_ns()))
     assert isinstance(message, WorkOrder)
     return message
+
+
+def _tell_clock(pipe: Pipe) -> None:
+    """Until the pipe is closed. A STOP may be among what comes: it crossed the end on its way."""
+    while True:
+        if isinstance(pipe.recv(), ClockAsk):
+            pipe.send(ClockTold(time.monotonic_ns()))
 
 
 def run_on_loop(main: Callable[[], Awaitable[T]]) -> T:
@@ -164,6 +172,7 @@ class Worker:
             self._address,
             self._tls,
             connect_timeout_s=self._order.limits.connect_timeout_s,
+            max_answer_bytes=self._order.limits.answer_bytes,
             now_ns=self._now_ns,
             ended=self._driver.flight_ended,
         )

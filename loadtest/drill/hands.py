@@ -17,6 +17,8 @@ from loadtest.endpoint import Asker
 from loadtest.types import LoadTestError, Target
 
 ADMIN = "/admin/v1"
+REPLICAS = "/replicas"
+NO_ADMIN = ": is --admin-url, or else --base-url, that of a Ferry gateway?"
 DENIED = "\ngive --admin-token or FERRY_ADMIN_TOKEN: `ferry up` keeps it as admin_token in state.json of its run folder"
 ANSWER_WITHIN_S = 10.0
 COMMAND_WITHIN_S = 120.0
@@ -69,9 +71,9 @@ class Hands:
 
     def replicas(self) -> list[dict[str, Any]]:
         """As the admin API shows them. Raises LoadTestError."""
-        found = self._ask("GET", "/replicas")
+        found = self._ask("GET", REPLICAS)
         if not isinstance(found, list) or not all(isinstance(one, dict) and "replica" in one for one in found):
-            raise LoadTestError(f"{ADMIN}/replicas did not answer with a list of replicas")
+            raise LoadTestError(f"{ADMIN}/replicas did not answer with a list of replicas{NO_ADMIN}")
         return found
 
     def _replica_of(self, subject: str) -> str:
@@ -111,12 +113,12 @@ class Hands:
             asker.close()
         if not 200 <= status < 300:
             told = body[:MAX_TOLD_CHARS].decode(errors="replace")
-            remedy = DENIED if status in (401, 403) else ""
+            remedy = DENIED if status in (401, 403) else NO_ADMIN if status == 404 and path == REPLICAS else ""
             raise LoadTestError(f"{ADMIN}{path} answered {status}: {told}{remedy}")
         try:
             return json.loads(body)
-        except ValueError as error:
-            raise LoadTestError(f"{ADMIN}{path} answered with what is no JSON") from error
+        except (ValueError, RecursionError) as error:
+            raise LoadTestError(f"{ADMIN}{path} answered with what is no JSON{NO_ADMIN}") from error
 
 
 def load_of(replica: dict[str, Any]) -> float:

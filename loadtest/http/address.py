@@ -12,6 +12,7 @@ from loadtest.types import Job, LoadTestError, Target
 USER_AGENT = "ferry-load"
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PATH = re.compile(r"[!-~]*")
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 
 
@@ -39,7 +40,17 @@ def parse_base_url(base_url: str) -> Address:
         raise LoadTestError(f"{base_url!r} is not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.hostname:
         raise LoadTestError(f"{base_url!r} is not an http or https URL")
+    if not _PATH.fullmatch(url.path) or not _is_host(url.hostname):
+        raise LoadTestError(f"{base_url!r} cannot be asked for: write its host and path as they go over the wire")
     return Address(url.hostname, port or _default_port(url), url.scheme == "https", _prefix(url.path))
+
+
+def _is_host(name: str) -> bool:
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return name.isascii()
 
 
 def _default_port(url: SplitResult) -> int:
@@ -73,7 +84,7 @@ class RequestWriter:
             f"Host: {address.authority}",
             f"User-Agent: {USER_AGENT}",
             "Content-Type: application/json",
-            *_header_lines(target.headers),
+            *header_lines(target.headers),
         ]
         self._head = "\r\n".join(lines)
         self._run_id = run_id
@@ -83,14 +94,15 @@ class RequestWriter:
         lines = [
             self._head,
             f"X-Request-Id: {self._run_id}-{job.number}",
-            *_header_lines(job.headers),
+            *header_lines(job.headers),
             f"Content-Length: {len(job.body)}",
             "\r\n",
         ]
         return "\r\n".join(lines).encode("latin-1") + job.body
 
 
-def _header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
+def header_lines(headers: tuple[tuple[str, str], ...]) -> list[str]:
+    """As they go over the wire. Raises LoadTestError for one that may not."""
     lines = []
     for name, value in headers:
         whole = _TOKEN.fullmatch(name) and value.isprintable() and value.isascii()

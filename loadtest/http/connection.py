@@ -18,6 +18,7 @@ class Flight:
     """A request under way. `freeze` makes an Exchange of it when it has ended."""
 
     __slots__ = (
+        "answer_bytes",
         "connection",
         "detail",
         "due_ns",
@@ -45,6 +46,7 @@ class Flight:
         self.reused = False
         self.resent = False
         self.connection: Connection | None = None
+        self.answer_bytes = 0
         self.read_ns: list[int] = []
         self.pieces: list[bytes] = []
 
@@ -68,9 +70,11 @@ class Flight:
 class Connection(asyncio.Protocol):
     """Carries one flight at a time. Tells `released` when a flight has ended; `usable` says if it can carry another."""
 
-    __slots__ = ("_fd", "_flight", "_framing", "_now_ns", "_released", "_transport", "_used", "usable")
+    __slots__ = ("_fd", "_flight", "_framing", "_max_bytes", "_now_ns", "_released", "_transport", "_used", "usable")
 
-    def __init__(self, now_ns: NowNs, released: Callable[[Connection, Flight], None]) -> None:
+    def __init__(self, now_ns: NowNs, released: Callable[[Connection, Flight], None], *, max_bytes: int) -> None:
+        """`max_bytes` of one answer at most: one that goes on ends its flight."""
+        self._max_bytes = max_bytes
         self._now_ns = now_ns
         self._released = released
         self._transport: asyncio.Transport | None = None
@@ -119,12 +123,15 @@ class Connection(asyncio.Protocol):
             return
         flight.read_ns.append(now_ns)
         flight.pieces.append(data)
+        flight.answer_bytes += len(data)
         try:
             ended = self._framing.feed(data)
         except BadHttp as error:
             self._end(Ending.BAD_HTTP, str(error))
             return
-        if ended:
+        if flight.answer_bytes > self._max_bytes:
+            self._end(Ending.TOO_LONG, f"longer than {self._max_bytes / 2**20:g} MiB (--max-answer-mib)")
+        elif ended:
             self._end(Ending.COMPLETE, "", keep=not self._framing.closes and not self._framing.surplus)
 
     def eof_received(self) -> bool:

@@ -37,12 +37,14 @@ class Pool:
         tls: ssl.SSLContext | None,
         *,
         connect_timeout_s: float,
+        max_answer_bytes: int,
         now_ns: NowNs,
         ended: Ended,
     ) -> None:
         self._address = address
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
+        self._max_answer_bytes = max_answer_bytes
         self._now_ns = now_ns
         self._ended = ended
         self._idle: list[Connection] = []
@@ -108,7 +110,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout_s):
             _, connection = await loop.create_connection(
-                lambda: Connection(self._now_ns, self._released),
+                lambda: Connection(self._now_ns, self._released, max_bytes=self._max_answer_bytes),
                 self._address.host,
                 self._address.port,
                 ssl=self._tls,

@@ -68,5 +68,5 @@ def _page(target: Target, path: str, read: Callable[[bytes], T]) -> T | None:
         return None
     try:
         return read(body)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # another server's page

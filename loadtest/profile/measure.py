@@ -15,7 +15,7 @@ from loadtest.report import Report, build
 from loadtest.runner import run
 from loadtest.spec import RunSpec
 from loadtest.texts import Segment, text_of
-from loadtest.types import Job, Limits, LoadTestError, Outcome, Target
+from loadtest.types import Interrupted, Job, Limits, LoadTestError, Outcome, Target
 from planner import ProfilePoint
 
 WARM_UP_REQUESTS = 2
@@ -82,8 +82,10 @@ def _run(target: Target, trial: Trial, jobs: list[Job], timeout_s: float) -> Rep
     limits = Limits(concurrency=trial.concurrency, timeout_s=timeout_s)
     report = build(run(RunSpec(target, jobs, limits)))
     failed = {outcome: why for outcome, why in report.total.details.items() if outcome is not Outcome.OK}
-    if failed or report.interrupted:
-        why = "; ".join(f"{outcome.value}: {detail}" for outcome, detail in failed.items()) or "it was interrupted"
+    if report.interrupted:
+        raise Interrupted("interrupted: a profile needs all its loads, and none was written")
+    if failed:
+        why = "; ".join(f"{outcome.value}: {detail}" for outcome, detail in failed.items())
         raise LoadTestError(f"the load of {trial.concurrency} x {trial.isl} tokens failed: {why}")
     return report
 

@@ -63,6 +63,7 @@ class Ending(StrEnum):
     RUNS_SPENT = "the runs allowed are spent"
     TIME_SPENT = "the time allowed is spent"
     INTERRUPTED = "interrupted"
+    NOT_SERVED = "the server did not serve"
 
 
 @dataclass(frozen=True, slots=True)

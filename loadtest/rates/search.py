@@ -13,9 +13,10 @@ from loadtest.metrics import in_window
 from loadtest.rates.capacity import Fit, Run
 from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, capacity, decide
 from loadtest.rates.sequential import batches_of, requests_to_tell
+from loadtest.rates.whole import not_served
 from loadtest.report import Report, Verdict, build
 from loadtest.spec import RunResult, RunSpec
-from loadtest.types import Limits, LoadTestError, Slo
+from loadtest.types import Interrupted, Limits, LoadTestError, Slo
 
 # A run begins with an empty server: what comes first meets less of a queue than what follows.
 WARM_UP_SHARE = 0.1
@@ -47,6 +48,8 @@ class Searched:
     fit: Fit | None
     probes: tuple[Probe, ...]
     took_s: float
+    why: str = ""
+    """Why it could not go on, where it could not."""
 
 
 def searched_slo(slo: Slo) -> tuple[Slo, float]:
@@ -92,13 +95,14 @@ def search(
     """The highest rate at which the share `goal.wanted` meets `slo`.
 
     `requests` of a brief run at least; None: as many as the sequential test needs for a clear verdict. Interrupted, or
-    when the next run would end after `max_time_s`, the search ends with what it knows. Raises LoadTestError from a run
-    that cannot start.
+    when the next run would end after `max_time_s`, the search ends with what it knows. So it does if the server serves
+    nothing or is gone, and that run does not count. Raises LoadTestError from a first run that cannot start.
     """
     brief = requests or requests_to_tell(goal.wanted)
     full = max(FULL_RUN_FACTOR * brief, MIN_FULL_REQUESTS)
     seeds = _seeds(seed)
     probes: list[Probe] = []
+    why = ""
     began_ns = time.monotonic_ns()
     while isinstance(step := decide(probes, goal), Try):
         least, least_s = (brief, BRIEF_RUN_S) if step.brief else (full, FULL_RUN_S)
@@ -109,16 +113,26 @@ def search(
             break
         spec = spec_at(step.rate_rps, count, next(seeds))
         spec = replace(spec, slo=slo, class_slos={}, warmup_s=_warmup_s(spec), limits=_unbounded(spec.limits))
-        result = runner(spec)
+        try:
+            result = runner(spec)
+        except LoadTestError as error:
+            if not probes:
+                raise
+            why = str(error)
+            step = Done(Ending.INTERRUPTED if isinstance(error, Interrupted) else Ending.NOT_SERVED)
+            break
         made = _made(step, result, slo)
         if on_run is not None:
             on_run(made)
         if result.interrupted:
             step = Done(Ending.INTERRUPTED)
             break
+        if why := not_served(result.records):
+            step = Done(Ending.NOT_SERVED)
+            break
         probes.append(made.probe)
     assert isinstance(step, Done)
-    return Searched(goal, step.ending, capacity(probes, goal), tuple(probes), _since_s(began_ns))
+    return Searched(goal, step.ending, capacity(probes, goal), tuple(probes), _since_s(began_ns), why)
 
 
 def _since_s(began_ns: int) -> float:
@@ -155,14 +169,15 @@ def statement(searched: Searched) -> str:
     runs, minutes = len(searched.probes), searched.took_s / 60
     tail = f"{runs} runs, {minutes:.1f} min"
     found, goal = searched.fit, searched.goal
+    ending = f"{searched.ending.value}{f' ({searched.why})' if searched.why else ''}"
     if searched.ending is Ending.NONE_MEETS:
         return f"capacity below {goal.min_rps:g} requests/s: {searched.ending.value} ({tail})"
     if searched.ending is Ending.ALL_MEET:
         return f"capacity at least {goal.max_rps:g} requests/s: {searched.ending.value} ({tail})"
     if found is None:
-        return f"capacity not found: {searched.ending.value} ({tail})"
+        return f"capacity not found: {ending} ({tail})"
     sure = f"{goal.confidence:.0%}: {_rate(found.low_rps)} to {_rate(found.high_rps)}"
-    why = "" if searched.ending is Ending.FOUND else f"; not as sure as wanted: {searched.ending.value}"
+    why = "" if searched.ending is Ending.FOUND else f"; not as sure as wanted: {ending}"
     return f"capacity {_rate(found.rate_rps)} requests/s ({sure}; {tail}{why})"
 
 
@@ -177,6 +192,7 @@ def as_tree(searched: Searched, files: Sequence[str] = ()) -> dict[str, object]:
         "format": "ferry-search/1",
         "ending": searched.ending.name.lower(),
         "statement": statement(searched),
+        "why": searched.why,
         "wanted": goal.wanted,
         "confidence": goal.confidence,
         "capacity_rps": found and found.rate_rps,

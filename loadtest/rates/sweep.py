@@ -103,10 +103,11 @@ def show_rows(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def sweep_tree(rows: Sequence[Row], knee_rps: float | None) -> dict[str, Any]:
-    """The sweep as a document, `ferry-sweep/1`."""
+def sweep_tree(rows: Sequence[Row], knee_rps: float | None, why: str = "") -> dict[str, Any]:
+    """The sweep as a document, `ferry-sweep/1`. `why` it ended before its last rate, where it did."""
     return {
         "format": "ferry-sweep/1",
+        "stopped": why or None,
         "knee_rps": knee_rps,
         "rates": [{**asdict(row), "verdict": row.verdict.value} for row in rows],
     }

@@ -19,6 +19,7 @@ from loadtest import runner
 from loadtest.audit import Audit, faults
 from loadtest.crew import Hand, Hiring, by_clock
 from loadtest.jobs import body, open_loop
+from loadtest.moves import Moves, ToldMove
 from loadtest.options import parse_workers
 from loadtest.remote import Doorway, RemoteChild
 from loadtest.runner import run
@@ -186,6 +187,10 @@ def test_times_by_our_clock_and_what_never_happened_stays_so() -> None:
     unsent = dataclasses.replace(theirs, send_ns=0, first_ns=0)
     assert (by_clock(unsent, 5).send_ns, by_clock(unsent, 5).first_ns) == (0, 0)
     assert by_clock(theirs, 0) is theirs
+    moved = dataclasses.replace(theirs, moves=Moves(1, 0, (5.0,), 0, (ToldMove(1_020_000_000, "kv", "drain", 2, 5.0),)))
+    ours = by_clock(moved, 500_000_000)
+    assert ours.moves is not None and ours.moves.told[0].told_ns == 520_000_000
+    assert ours.first_ns < ours.moves.told[0].told_ns < ours.last_ns, "a move is told among the events of its stream"
 
 
 def test_a_clock_that_is_not_known_well_enough_spoils_the_run() -> None:

@@ -60,7 +60,9 @@ def test_three_rates_are_measured_and_written_beside_the_prediction(truth: Truth
     found_ms, off = planned["measured"]["ttft_ms"]["p50"], planned["off"]["plan, closed form"]
     assert 30 <= found_ms < 60 and off["ttft_p50"] == pytest.approx(found_ms / 100 - 1)
     assert off["attainment_points"] == pytest.approx(planned["attainment"]["share"] - 0.995)
-    assert tree["points"][0]["predicted"][0]["why_not"], "nobody knows a model called a/model"
+    why_not = tree["points"][0]["predicted"][0]["why_not"]
+    assert why_not, "nobody knows a model called a/model"
+    assert f"performance model predicts nothing: {why_not}\n" in told.output, "whole, below the table"
     if told.exit_code == 0:
         learnt = profile_of_results(tree, file="results.json").points
         assert [one.request_rate for one in learnt] == [point["measured"]["request_rate"] for point in tree["points"]]
