@@ -36,7 +36,7 @@ ASKING_STEPS = 2.0
 """What any stage takes, however quick the link: its source lends between steps, its destination pulls between steps."""
 RECOMPUTED_TOKENS = 8
 """The longest tail that is recomputed: few enough to cost a decode step no more than a client could notice."""
-BOUNDARY_WAIT_S = 6.0
+BOUNDARY_WAIT_S = 3.0
 """The longest that a cut-over plans to wait for a block to fill up."""
 LATE_AFTER_S = 0.5
 """It does not wait on after this, and after twice what it planned."""

@@ -34,6 +34,9 @@ ENGINE_ENV = {
 }
 CPU_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 CPU_ENGINE_ENV = {"OMP_NUM_THREADS": "1", CPU_BINDING: "nobind", SLEEPING_WAITS: "1"}
+# vLLM compiles some of its sampler all the same: with a C++ compiler, at the first request that samples or wants
+# logprobs, which then waits for 10 to 20 s.
+EAGER_ENV = {"TORCH_COMPILE_DISABLE": "1"}
 IN_CORE_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest, EngineCoreRequestType
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -21,6 +20,7 @@ from serving.clock import Clock
 from serving.engine.channel import ChannelKeys, EngineServer, beats
 from serving.engine.messages import Add, Frames, Kind, Step, Welcome
 from serving.engine.meter import EngineMeter
+from serving.engine.processes import child_runs, local_processes, sample
 from serving.engine.stall import StallWatch
 from serving.types import EngineInfo, Load
 
@@ -34,7 +34,6 @@ DRAIN_POLL_S = 0.1
 # Aborts remembered for outputs that were already on their way; a step's worth is enough.
 ABORTED_KEPT = 1_024
 HOLDS_TIMEOUT_S = 5.0
-ALIVE = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
 STALL_LOOK_S = 0.25
 STALL_LIMIT_S = 30.0
 """A core that stands still for longer than this is given up."""
@@ -162,15 +161,18 @@ class EngineHost:
 
     async def _watch_for_stalls(self) -> None:
         """Tell the gateways when the core stands still while they wait for it, and when it answers again."""
-        processes = _local_processes(self._core)
+        processes = local_processes(self._core)
         async for late_s in beats(self._clock, STALL_LOOK_S):
             now_s = self._clock.now_s()
             if late_s > STALL_LOOK_S:
                 self._stall_watch.spoke(now_s)  # this process stood still itself, and judges nobody
             has_work = bool(self._owner and processes)
-            samples = [_sample(process) for process in processes] if has_work else []
+            samples = [sample(process) for process in processes] if has_work else []
             cpu_s, runnable = sum(cpu_s for cpu_s, _ in samples), any(runnable for _, runnable in samples)
             if not self._stall_watch.stalls(now_s, has_work=has_work, cpu_s=cpu_s, runnable=runnable):
+                continue
+            if child_runs(processes):
+                self._stall_watch.stalls(now_s, has_work=has_work, cpu_s=cpu_s, runnable=True)
                 continue
             logger.error("engine core stands still")
             await self._set_stalled(True)
@@ -242,24 +244,3 @@ class EngineHost:
 def _plus_one_waiting(load: Load) -> Load:
     """The load until the scheduler reports again: it has one more request than it knows."""
     return replace(load, waiting=load.waiting + 1)
-
-
-def _local_processes(core: AsyncMPClient) -> list[psutil.Process]:
-    """The core's process and its workers'; none when workers run on other nodes, where nobody can see their CPU."""
-    manager = core.resources.engine_manager
-    if manager is None or core.vllm_config.parallel_config.distributed_executor_backend == "ray":
-        return []
-    cores = [psutil.Process(process.pid) for process in manager.processes]
-    return cores + [child for process in cores for child in process.children(recursive=True)]
-
-
-def _sample(process: psutil.Process) -> tuple[float, bool]:
-    """CPU seconds so far, and whether its main thread runs, or waits only for a core or for the disk: a machine that
-    takes pages back makes processes read their own code again. (0, False) for a process that is gone, which the core's
-    end will tell."""
-    try:
-        with process.oneshot():
-            times = process.cpu_times()
-            return float(times.user + times.system), process.status() in ALIVE
-    except psutil.NoSuchProcess:
-        return 0.0, False

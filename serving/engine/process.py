@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from serving.clock import Clock
 from serving.engine import core
 from serving.engine.channel import ChannelKeys
-from serving.engine.core import CPU_ENGINE_ENV, ENGINE_ENV, ModelFiles
+from serving.engine.core import CPU_ENGINE_ENV, EAGER_ENV, ENGINE_ENV, ModelFiles
 from serving.engine.plugin import ENDS_WITH_PARENT
 from serving.errors import EngineStartFailed
 from serving.settings import EngineSettings
@@ -40,6 +40,7 @@ def engine_environment(spec: EngineSpec, *, host: str, side_channel_port: int) -
         **ENGINE_ENV,
         ENDS_WITH_PARENT: "1",
         **(CPU_ENGINE_ENV if spec.on_cpu else {}),
+        **(EAGER_ENV if spec.on_cpu and spec.settings.enforce_eager else {}),
         **spec.settings.env,
         "VLLM_NIXL_SIDE_CHANNEL_HOST": host,
         "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel_port),
