@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.memory import CPU_BLOCK_SIZE_TOKENS
 from planner.plan import (
     Attainment,
     Cost,
@@ -105,6 +106,8 @@ def _pool_plan(pool: Pool, staffed: Staffing, prepared: Prepared, traffic: Traff
     question = prepared.question
     costs = designs.costs.row(row)
     weights_bytes = stage_weights(prepared, pool)
+    # vLLM's attention on CPU takes no blocks of 16.
+    block_tokens = CPU_BLOCK_SIZE_TOKENS if pool.device.kind == "cpu" else BLOCK_TOKENS
     return PoolPlan(
         role=designs.role,
         device=pool.device.name,
@@ -125,8 +128,8 @@ def _pool_plan(pool: Pool, staffed: Staffing, prepared: Prepared, traffic: Traff
             max_model_len=prepared.max_len,
             max_num_seqs=int(designs.seqs[row]),
             max_num_batched_tokens=int(designs.budget[row]),
-            block_size=BLOCK_TOKENS,
-            num_gpu_blocks_override=int(designs.blocks[row]),
+            block_size=block_tokens,
+            num_gpu_blocks_override=int(designs.blocks[row]) * BLOCK_TOKENS // block_tokens,
             gpu_memory_utilization=question.gpu_memory_utilization,
         ),
         replica_rps=pool.replica_rps,

@@ -49,6 +49,17 @@ def test_the_answer_in_json_holds_the_plan_that_is_written(tmp_path: Path) -> No
     assert tree["considered"] >= tree["fitting"] >= tree["verified"] >= 1
 
 
+def test_blocks_are_such_that_the_device_takes(tmp_path: Path) -> None:
+    asked = (*ANYWHERE[:2], "--ttft", "60000", "--tpot", "2000", *ANYWHERE[6:10], "--request-rate", "0.05")
+    for system, block_tokens in (("cpu_epyc_9654", 128), ("l40s", 16)):
+        told = plan(*asked, "--system", system, "--today", "2026-11-25", "-o", str(tmp_path / "plan.yaml"))
+        assert told.exit_code == 0, told.output
+        for pool in read_plan(tmp_path / "plan.yaml").pools.values():
+            assert pool.engine.block_size == block_tokens
+            held_tokens = pool.engine.num_gpu_blocks_override * block_tokens
+            assert pool.kv_tokens - 2 * block_tokens < held_tokens < pool.kv_tokens + 2 * block_tokens
+
+
 def test_people_see_plans_reasons_and_doubts(tmp_path: Path) -> None:
     told = ferry("plan", *SMALL, "--explain", "--save-dir", str(tmp_path / "made" / "here"))
     assert told.exit_code == 0, told.output
