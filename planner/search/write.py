@@ -22,6 +22,7 @@ from planner.plan import (
 from planner.queueing.costs import Floats
 from planner.search.binding import binding, time_text
 from planner.search.closed import Prepared
+from planner.search.designs import BLOCK_TOKENS
 from planner.search.fleets import Fleet, Pool
 from planner.search.spot_terms import Staffing
 from planner.search.traffic import Traffic
@@ -29,8 +30,6 @@ from planner.search.trial import Trial
 from planner.types import GIB
 
 __all__ = ["Attainment", "Chosen", "write"]
-
-BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def _pool_plan(pool: Pool, staffed: Staffing, prepared: Prepared, traffic: Traff
     question = prepared.question
     costs = designs.costs.row(row)
     weights_bytes = stage_weights(prepared, pool)
-    # vLLM's attention on CPU takes no blocks of 16.
+    # vLLM's attention on CPU takes no blocks of 16, in which designs count.
     block_tokens = CPU_BLOCK_SIZE_TOKENS if pool.device.kind == "cpu" else BLOCK_TOKENS
     return PoolPlan(
         role=designs.role,
