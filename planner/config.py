@@ -8,7 +8,7 @@ from dataclasses import replace
 from planner.families import FAMILIES, LLAMA, Family
 from planner.layers import layers_of
 from planner.models import STATE, Experts, Mixer, Mla, ModelShape, State
-from planner.quantisation import Quantisation, quantisation
+from planner.quantisations import Quantisation, quantisation
 from planner.quantised_config import quantised
 from planner.reader import Reader
 from planner.types import dtype_bytes

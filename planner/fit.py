@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from planner.context_lengths import ContextLengths
+from planner.contexts import ContextLengths
 from planner.engine import MAX_NUM_SEQS, Engine
 from planner.footprint import Footprint
 from planner.gpu_memory import SIGMAS, GpuMemoryReport

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import scipy  # its parts load when they are named, and most arrivals need none
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import gammaincinv, gammaln
 
 from planner.types import PlannerError
 
@@ -67,12 +66,12 @@ class Spread:
     def _gaps(self, uniforms: Floats) -> Floats:
         if self.family is Family.GAMMA:
             shape = self.cv**-2
-            return np.asarray(gammaincinv(shape, uniforms) / shape)
+            return np.asarray(scipy.special.gammaincinv(shape, uniforms) / shape)
         exponential = -np.log1p(-uniforms)
         if self.family is Family.POISSON:
             return exponential
         shape = weibull_shape(self.cv)
-        return np.asarray(exponential ** (1 / shape) / np.exp(gammaln(1 + 1 / shape)))
+        return np.asarray(exponential ** (1 / shape) / np.exp(scipy.special.gammaln(1 + 1 / shape)))
 
 
 def weibull_shape(cv: float) -> float:
@@ -82,9 +81,9 @@ def weibull_shape(cv: float) -> float:
     wanted = np.log1p(cv**2)
 
     def excess(k: float) -> float:
-        return float(gammaln(1 + 2 / k) - 2 * gammaln(1 + 1 / k) - wanted)
+        return float(scipy.special.gammaln(1 + 2 / k) - 2 * scipy.special.gammaln(1 + 1 / k) - wanted)
 
-    return float(brentq(excess, LEAST_WEIBULL_SHAPE, 1e6))
+    return float(scipy.optimize.brentq(excess, LEAST_WEIBULL_SHAPE, 1e6))
 
 
 def _odd(key: str, value: float, problem: str) -> PlannerError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.context_lengths import ContextLengths, contexts_that_fit
+from planner.contexts import ContextLengths, contexts_that_fit
 from planner.engine import MAX_NUM_SEQS, Engine
 from planner.kv_blocks import NULL_BLOCKS, KvCapacity, KvLayout
 from planner.models import ModelShape

@@ -2,14 +2,14 @@
 
 planner.lengths            laws in a workload file, which draw a `Sample`
 planner.queueing.Lengths   a sample as the moments and classes that queueing needs: `request_lengths`
-planner.context_lengths    contexts while they run, for memory: `running_contexts`
+planner.contexts    contexts while they run, for memory: `running_contexts`
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from planner.context_lengths import ContextLengths
+from planner.contexts import ContextLengths
 from planner.queueing import Lengths
 from planner.workload import Sample
 

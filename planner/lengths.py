@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import scipy  # its parts load when they are named, and most laws need none
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from scipy.special import ndtri
 
 from planner.documents import Document, Row, refuse
 
@@ -86,7 +86,7 @@ class Lognormal(Document):
     correlation: Annotated[float, Field(gt=-1, lt=1)] = 0.0
 
     def draw(self, uniforms: Uniforms) -> tuple[Tokens, Tokens]:
-        first, second = ndtri(_inside(uniforms[:, 0])), ndtri(_inside(uniforms[:, 1]))
+        first, second = scipy.special.ndtri(_inside(uniforms[:, 0])), scipy.special.ndtri(_inside(uniforms[:, 1]))
         rho = self.correlation
         return self.isl.at(first), self.osl.at(rho * first + np.sqrt(1 - rho**2) * second)
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal
 
 from planner.families import LLAMA, Family
-from planner.quantisation import FORMATS, Quantisation, quantisation
+from planner.quantisations import FORMATS, Quantisation, quantisation
 from planner.split import Split, stage_layers
 from planner.tensors import Tensor, model_tensors
 from planner.types import PlannerError, dtype_bytes

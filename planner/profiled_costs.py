@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy.optimize import least_squares
+import scipy
 
 from planner.devices import Devices
 from planner.kv_blocks import NULL_BLOCKS
@@ -57,7 +57,9 @@ def step_costs_of(profile: Profile, *, devices: Devices | None = None) -> StepCo
         return np.concatenate([np.nan_to_num(np.array(found).ravel()), x])
 
     start = np.zeros(len(NAMES))
-    solved = least_squares(residuals, start, diff_step=DERIVATIVE_STEP, x_scale=1.0, loss="soft_l1", max_nfev=MAX_CALLS)
+    solved = scipy.optimize.least_squares(
+        residuals, start, diff_step=DERIVATIVE_STEP, x_scale=1.0, loss="soft_l1", max_nfev=MAX_CALLS
+    )
     return _costs(guess, solved.x * sigmas)
 
 

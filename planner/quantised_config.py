@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from planner.quantisation import FORMATS, Quantisation
+from planner.quantisations import FORMATS, Quantisation
 from planner.reader import Reader
 
 REMEDY = "name the weight format yourself, or choose a checkpoint in fp8, int8, int4 (AWQ, GPTQ), nvfp4 or mxfp4"

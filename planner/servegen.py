@@ -39,7 +39,7 @@ class Histogram:
         return self.values[min(place, len(self.values) - 1)]
 
 
-def servegen(
+def servegen_trace(
     files: Mapping[str, bytes], rng: np.random.Generator, *, begin_s: float = 0.0, duration_s: float | None = None
 ) -> RequestTrace:
     """Draw the requests of all clients from `begin_s` of the recording on.

@@ -16,9 +16,9 @@ from math import ceil
 from typing import Annotated
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from scipy.special import betaln, gammaln, xlog1py, xlogy
 
 from planner.documents import Document, nearest, validated
 from planner.prices import Price
@@ -204,12 +204,12 @@ def _holds(on_demand: int, spot: int, need: int, market: SpotMarket, epsilon: fl
 def _beta_binomial(n: int, mean: float, correlation: float) -> Floats:
     """P(k of n) where the chance itself is beta-distributed with `mean`; two members correlate by `correlation`."""
     k = np.arange(n + 1)
-    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    ways = scipy.special.gammaln(n + 1) - scipy.special.gammaln(k + 1) - scipy.special.gammaln(n - k + 1)
     if correlation == 0:
-        return np.asarray(np.exp(ways + xlogy(k, mean) + xlog1py(n - k, -mean)))
+        return np.asarray(np.exp(ways + scipy.special.xlogy(k, mean) + scipy.special.xlog1py(n - k, -mean)))
     weight = 1 / correlation - 1
     a, b = mean * weight, (1 - mean) * weight
-    return np.asarray(np.exp(ways + betaln(k + a, n - k + b) - betaln(a, b)))
+    return np.asarray(np.exp(ways + scipy.special.betaln(k + a, n - k + b) - scipy.special.betaln(a, b)))
 
 
 def _check(need: int, epsilon: float, least_on_demand: int) -> None:

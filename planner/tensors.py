@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from planner.quantisation import Quantisation
+from planner.quantisations import Quantisation
 
 if TYPE_CHECKING:
     from planner.models import Layer, ModelShape

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from planner.cli import options as flags
 from planner.cli.errors import INFEASIBLE, errors_as_exit_codes
-from planner.context_lengths import ContextLengths, context_lengths
+from planner.contexts import ContextLengths, context_lengths
 from planner.devices import Device
 from planner.engine import GPU_MEMORY_UTILIZATION, MAX_NUM_BATCHED_TOKENS, Engine
 from planner.files import folder_weight_bytes, read_devices, read_workload, weight_files

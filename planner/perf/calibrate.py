@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from planner.perf.arrays import Array
 from planner.perf.calibration import KNOBS, Calibration, Correction, deployment_key
@@ -135,7 +135,7 @@ def _solve(
             tpot, ttft = _robust(tpot), _robust(ttft)
         return np.concatenate([np.nan_to_num(tpot * weights), np.nan_to_num(ttft * weights), x])
 
-    return np.asarray(least_squares(residuals, guess, max_nfev=MAX_CALLS).x)
+    return np.asarray(scipy.optimize.least_squares(residuals, guess, max_nfev=MAX_CALLS).x)
 
 
 def _robust(z: Array) -> Array:

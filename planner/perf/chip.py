@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from planner.devices import UNIT_OF_DTYPE, Device
 from planner.perf.arrays import Array, Table
-from planner.quantisation import Quantisation
+from planner.quantisations import Quantisation
 from planner.types import PlannerError
 
 BITS_16 = "bfloat16"

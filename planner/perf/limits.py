@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 
-from planner.context_lengths import context_lengths
+from planner.contexts import context_lengths
 from planner.devices import Device
 from planner.engine import Engine
 from planner.fit import gpu_memory_report
@@ -21,7 +21,7 @@ from planner.kv_blocks import NULL_BLOCKS, KvLayout
 from planner.memory import CPU_BLOCK_SIZE_TOKENS, ENGINE_OVERHEAD_BYTES
 from planner.models import ModelShape
 from planner.perf.work import Layout
-from planner.quantisation import Quantisation
+from planner.quantisations import Quantisation
 from planner.types import GIB, PlannerError
 
 # vLLM's server: 8,192 tokens per step on devices of 70 GiB and above, 2,048 below; sequences 1,024 and 256. On a CPU

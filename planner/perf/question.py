@@ -11,7 +11,7 @@ from planner.perf.chip import Chip, chip_of
 from planner.perf.limits import Limits, limits_of, no_room
 from planner.perf.serving import Engine, Load
 from planner.perf.work import Layout, Work, work_of
-from planner.quantisation import Quantisation
+from planner.quantisations import Quantisation
 
 # Enough per rank to keep any engine full; what offline loads of unlimited size come down to.
 OFFLINE_CLIENTS = 2048.0

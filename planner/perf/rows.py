@@ -13,7 +13,7 @@ from planner.devices import Devices
 from planner.library import shape_of_model
 from planner.perf.question import LoadKind, Question, Split
 from planner.perf.work import Layout, storage
-from planner.quantisation import Quantisation
+from planner.quantisations import Quantisation
 from planner.types import PlannerError
 
 READ = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from planner.models import ModelShape
 from planner.perf.arrays import Array, Table
-from planner.quantisation import Quantisation, quantisation
+from planner.quantisations import Quantisation, quantisation
 from planner.split import Split
 from planner.tensors import Tensor
 from planner.types import PlannerError, dtype_bytes

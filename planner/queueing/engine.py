@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
+import scipy
 
 from planner.queueing.costs import Bools, EngineRules, Floats, Number, StepCosts
 from planner.queueing.goals import Metric
@@ -323,7 +323,7 @@ def lognormal_exceeds(limit_s: Number, mean_s: Floats, sd_s: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         spread2 = np.log1p((sd_s / mean_s) ** 2)
         above = np.log(mean_s) - spread2 / 2 - np.log(np.asarray(limit_s, dtype=float))[..., None]
-        return np.where(np.isfinite(mean_s), ndtr(above / np.maximum(np.sqrt(spread2), 1e-9)), 1.0)
+        return np.where(np.isfinite(mean_s), scipy.special.ndtr(above / np.maximum(np.sqrt(spread2), 1e-9)), 1.0)
 
 
 def _infinite(values: Floats) -> Floats:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
+import scipy
 
 from planner.perf.calibration import Sigma
 from planner.queueing import StepCosts
@@ -80,8 +80,8 @@ def doubt(fleet: Fleet, traffic: Traffic, sigma: Sigma, trust: tuple[float, ...]
 
 
 def _errors(sigma: Sigma) -> tuple[Floats, Floats]:
-    decode = np.exp(sigma.tpot * ndtri((np.arange(DECODE_POINTS) + 0.5) / DECODE_POINTS))
-    prompt = np.exp(sigma.ttft * ndtri((np.arange(PROMPT_POINTS) + 0.5) / PROMPT_POINTS))
+    decode = np.exp(sigma.tpot * scipy.special.ndtri((np.arange(DECODE_POINTS) + 0.5) / DECODE_POINTS))
+    prompt = np.exp(sigma.ttft * scipy.special.ndtri((np.arange(PROMPT_POINTS) + 0.5) / PROMPT_POINTS))
     grid = np.meshgrid(decode, prompt, indexing="ij")
     return grid[0].ravel(), grid[1].ravel()
 

@@ -12,7 +12,7 @@ from planner.perf.calibration import Rung, Sigma
 from planner.perf.chip import Chip, chip_of
 from planner.perf.question import Question
 from planner.perf.work import Layout, storage
-from planner.quantisation import Quantisation
+from planner.quantisations import Quantisation
 from planner.search.question import PlanQuestion
 from planner.split import Split
 from planner.types import PlannerError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from planner.context_lengths import ContextLengths
+from planner.contexts import ContextLengths
 from planner.engine import Engine
 from planner.footprint import Footprint, forward_bytes, sampler_bytes
 from planner.kv_blocks import NULL_BLOCKS, KvGroup, KvLayout, in_flight_tokens

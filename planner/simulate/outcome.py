@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from planner.queueing.costs import Floats
 from planner.queueing.goals import Metric
@@ -109,5 +109,5 @@ def batch_means(values: Floats, statistic: Callable[[Floats], np.floating], *, c
     if len(values) < BATCHES * MIN_PER_BATCH:
         return Interval(value=value, half_width=float("inf"))
     each = np.array([float(statistic(batch)) for batch in np.array_split(values, BATCHES)])
-    factor = float(stdtrit(BATCHES - 1, (1 + confidence) / 2))
+    factor = float(scipy.special.stdtrit(BATCHES - 1, (1 + confidence) / 2))
     return Interval(value=value, half_width=factor * float(each.std(ddof=1)) / BATCHES**0.5)

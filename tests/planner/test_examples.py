@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from planner import Engine, Workload, device, gpu_memory_report, plan_from, shape_of_model, write_plan
-from planner.context_lengths import ContextLengths
+from planner.contexts import ContextLengths
 from planner.plan import Plan
 from planner.questions import question_file, question_of
 from serving.settings import load

@@ -19,7 +19,7 @@ from planner import (
     gpu_memory_report,
     public_models,
 )
-from planner.context_lengths import contexts_that_fit
+from planner.contexts import contexts_that_fit
 from planner.split import stage_layers
 
 GIB = 1024**3

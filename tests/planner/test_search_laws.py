@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import Engine, gpu_memory_report
-from planner.context_lengths import ContextLengths
+from planner.contexts import ContextLengths
 from planner.devices import Device
 from planner.questions import question_file, question_of
 from planner.search import Answer, plan_for
