@@ -30,7 +30,8 @@ from loadtest.load import load_for
 from loadtest.load_plan import LoadPlan
 from loadtest.page.rate_page import RatePage
 from loadtest.rates.decide import Ending, Goal
-from loadtest.rates.search import Made, SpecAt, as_tree, search, searched_slo, statement
+from loadtest.rates.search import Made, SpecAt, search, searched_slo
+from loadtest.rates.searched import as_tree, statement
 from loadtest.rates.sweep import Row, knee, parse_rates, row_of, show_rows, sweep_tree
 from loadtest.rates.whole import not_served
 from loadtest.remedies import for_records
@@ -120,7 +121,7 @@ def search_(
         tree = as_tree(found, [row.report for row in rows])
         _tell(f"search-{uuid.uuid4().hex[:12]}.json", tree, save_dir, console, as_json)
         page = RatePage(
-            title="The highest rate", statement=told, rows=rows, slo=slo, wanted=wanted, fit=found.fit, joined=False
+            title="The highest rate", statement=told, rows=rows, slo=slo, wanted=wanted, known=found.known, joined=False
         )
         _write_page(page, html, console)
         if unsaved:

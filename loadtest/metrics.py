@@ -21,6 +21,8 @@ from loadtest.types import Outcome, Record, Slo
 Values = NDArray[np.float64]
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+# Where the pace of a run is looked at: without its first and last requests, whose ends are a matter of their lengths.
+MIDDLE = (0.1, 0.9)
 CONFIDENCE = 0.95
 
 DEFINITIONS: Mapping[str, str] = MappingProxyType(
@@ -35,6 +37,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "all": "percentiles over all requests due in the window; one that did not complete is infinite",
         "attainment": "requests that met every limit of the SLO / all requests due in the window",
         "goodput": "requests that met every limit of the SLO, per second of the window",
+        "completed/s, tokens/s": "per second of the window, or, where answers ended further apart than they were due "
+        "(a server that falls behind), of the time they took",
     }
 )
 
@@ -90,14 +94,23 @@ class Summary:
 
 
 def summarise(
-    records: Sequence[Record], slo: Slo, window_s: float, class_slos: Mapping[str, Slo] | None = None
+    records: Sequence[Record],
+    slo: Slo,
+    window_s: float,
+    class_slos: Mapping[str, Slo] | None = None,
+    *,
+    open_loop: bool = False,
 ) -> Summary:
-    """`window_s`: the seconds in which these records were due. `class_slos`: of classes that `slo` is not for."""
+    """`window_s`: the seconds in which these records were due. `class_slos`: of classes that `slo` is not for.
+
+    `open_loop`: they were due whatever became of those before, so a server can fall behind.
+    """
     completed = [record for record in records if record.ok]
     own = class_slos or {}
     met = sum(meets(record, own.get(record.slo_class, slo)) for record in records)
     judged = any(own.get(name, slo) for name in {record.slo_class for record in records}) or bool(slo)
     per_s = 1 / window_s if window_s > 0 else math.nan
+    out_per_s = per_s / stretch(completed) if open_loop else per_s
     examples: dict[Outcome, str] = {}
     for record in records:
         if not record.ok:
@@ -113,11 +126,27 @@ def summarise(
         attainment=Attainment(len(records), met, *wilson(met, len(records))) if judged else None,
         goodput_rps=met * per_s if judged else None,
         due_rps=len(records) * per_s,
-        completed_rps=len(completed) * per_s,
-        output_tokens_per_s=sum(tokens) * per_s,
+        completed_rps=len(completed) * out_per_s,
+        output_tokens_per_s=sum(tokens) * out_per_s,
         prompt_tokens=float(np.mean(prompts)) if prompts else math.nan,
         output_tokens=float(np.mean(tokens)) if tokens else math.nan,
     )
+
+
+def stretch(completed: Sequence[Record]) -> float:
+    """How many times longer the answers took to come out than the requests to come in; 1 for a server that keeps up.
+
+    A queue that grows lets its answers out at the server's own pace, long after the last request is due. Counted per
+    second of sending they would seem to have come out as fast as they went in, at every rate.
+    """
+    due_s = _middle_s([record.due_ns for record in completed])
+    end_s = _middle_s([record.end_ns for record in completed])
+    return max(1.0, end_s / due_s) if due_s > 0 else 1.0
+
+
+def _middle_s(instants_ns: Sequence[int]) -> float:
+    first_ns, last_ns = np.quantile(np.array(instants_ns, dtype=np.float64), MIDDLE) if instants_ns else (0.0, 0.0)
+    return float(last_ns - first_ns) / 1e9
 
 
 def by_class(records: Iterable[Record]) -> dict[str, list[Record]]:

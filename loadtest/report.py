@@ -60,10 +60,11 @@ def build(result: RunResult) -> Report:
     """Everything is counted from `result.records`, so a report can be made again from a saved run."""
     spec = result.spec
     records = in_window(result.records, result.start_ns, spec.warmup_s)
-    window_s = _window_s(result, records)
-    total = summarise(records, spec.slo, window_s, spec.class_slos)
+    open_loop = all(job.due_s is not None for job in spec.jobs)
+    window_s = _window_s(result, records, open_loop=open_loop)
+    total = summarise(records, spec.slo, window_s, spec.class_slos, open_loop=open_loop)
     parts = by_class(records) or {"": []}
-    classes = {name: summarise(some, spec.slo_of(name), window_s) for name, some in parts.items()}
+    classes = {name: summarise(some, spec.slo_of(name), window_s, open_loop=open_loop) for name, some in parts.items()}
     judged = {
         name: judge(parts[name], spec.slo_of(name), summary.attainment)
         for name, summary in classes.items()
@@ -134,14 +135,13 @@ def as_json(report: Report, result: RunResult) -> dict[str, Any]:
     return strict
 
 
-def _window_s(result: RunResult, records: Sequence[Record]) -> float:
+def _window_s(result: RunResult, records: Sequence[Record], *, open_loop: bool) -> float:
     """From the end of the warm-up to the last due time in an open loop, to the last end in a closed one."""
     if not records:
         return 0.0
     from_ns = result.start_ns + round(result.spec.warmup_s * 1e9)
     last_due_ns = max(record.due_ns for record in records)
-    scheduled = all(job.due_s is not None for job in result.spec.jobs)
-    until_ns = last_due_ns if scheduled and last_due_ns > from_ns else max(record.end_ns for record in records)
+    until_ns = last_due_ns if open_loop and last_due_ns > from_ns else max(record.end_ns for record in records)
     return (until_ns - from_ns) / 1e9
 
 

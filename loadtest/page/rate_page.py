@@ -12,7 +12,7 @@ from loadtest.page.scale import Linear, for_latency, from_zero
 from loadtest.page.style import STYLE
 from loadtest.page.svg import Plot
 from loadtest.page.tables import figure
-from loadtest.rates.capacity import Fit
+from loadtest.rates.searched import Known
 from loadtest.rates.sweep import Row
 from loadtest.types import Slo
 
@@ -22,15 +22,17 @@ HEADS = ("requests/s", "completed/s", "TTFT p50", "p90", "p99", "TPOT p50", "p90
 
 @dataclass(frozen=True, kw_only=True)
 class RatePage:
-    """`rows` in any order. `statement` says the result in a sentence; `wanted` is the share that must meet `slo`; `fit`
-    is the capacity where one was searched. Without `joined` the runs are dots alone: those of a search lie close."""
+    """`rows` in any order. `statement` says the result in a sentence; `wanted` is the share that must meet `slo`;
+    `known` is the capacity where one was searched. Without `joined` the runs are dots alone: those of a search lie
+    close.
+    """
 
     title: str
     statement: str
     rows: Sequence[Row]
     slo: Slo
     wanted: float
-    fit: Fit | None = None
+    known: Known | None = None
     joined: bool = True
 
     def html(self) -> str:
@@ -104,11 +106,11 @@ class RatePage:
 
     def _band(self, plot: Plot) -> None:
         """The capacity, and how sure it is."""
-        if self.fit is None:
+        if self.known is None:
             return
-        low, high = self.fit.low_rps, min(self.fit.high_rps, plot.x.high)
-        plot.mark(low, high, f"capacity between {low:.4g} and {self.fit.high_rps:.4g} requests/s")
-        plot.mark(self.fit.rate_rps, None, f"capacity {self.fit.rate_rps:.4g} requests/s", "capacity")
+        found = self.known
+        plot.mark(found.low_rps, min(found.high_rps, plot.x.high), f"capacity, {found.bounds}")
+        plot.mark(found.rate_rps, None, f"capacity {found.rate_rps:.4g} requests/s", "capacity")
 
     def _table(self) -> str:
         heads = "".join(f"<th>{escape(head)}</th>" for head in HEADS)

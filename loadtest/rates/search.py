@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loadtest.metrics import in_window
-from loadtest.rates.capacity import Fit, Run
+from loadtest.rates.capacity import Run
 from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, capacity, decide
+from loadtest.rates.searched import Searched
 from loadtest.rates.sequential import batches_of, requests_to_tell
 from loadtest.rates.whole import not_served
 from loadtest.report import Report, Verdict, build
@@ -24,6 +25,8 @@ FULL_RUN_FACTOR = 4
 MIN_FULL_REQUESTS = 200
 # At high rates more requests cost no time worth speaking of.
 BRIEF_RUN_S, FULL_RUN_S = 3.0, 10.0
+# Where the limit is long, a swamped server needs a while before its queue is as long: so many times the limit.
+BRIEF_LIMITS, FULL_LIMITS = 5, 10
 
 SpecAt = Callable[[float, int, int], RunSpec]
 """(requests per second, how many, seed) -> the load. Without a warm-up: the search sets it."""
@@ -37,19 +40,6 @@ class Made:
     probe: Probe
     result: RunResult
     report: Report
-
-
-@dataclass(frozen=True, slots=True)
-class Searched:
-    """How a search ended. `fit` is None where no capacity was bracketed."""
-
-    goal: Goal
-    ending: Ending
-    fit: Fit | None
-    probes: tuple[Probe, ...]
-    took_s: float
-    why: str = ""
-    """Why it could not go on, where it could not."""
 
 
 def searched_slo(slo: Slo) -> tuple[Slo, float]:
@@ -100,12 +90,13 @@ def search(
     """
     brief = requests or requests_to_tell(goal.wanted)
     full = max(FULL_RUN_FACTOR * brief, MIN_FULL_REQUESTS)
+    brief_s, full_s = run_lengths_s(slo)
     seeds = _seeds(seed)
     probes: list[Probe] = []
     why = ""
     began_ns = time.monotonic_ns()
     while isinstance(step := decide(probes, goal), Try):
-        least, least_s = (brief, BRIEF_RUN_S) if step.brief else (full, FULL_RUN_S)
+        least, least_s = (brief, brief_s) if step.brief else (full, full_s)
         count = math.ceil((1 + WARM_UP_SHARE) * max(least, least_s * step.rate_rps))
         length_s = count / step.rate_rps
         if _since_s(began_ns) + length_s > max_time_s:
@@ -135,6 +126,12 @@ def search(
     return Searched(goal, step.ending, capacity(probes, goal), tuple(probes), _since_s(began_ns), why)
 
 
+def run_lengths_s(slo: Slo) -> tuple[float, float]:
+    """What a brief run and a full one last at least, in seconds."""
+    waited_ms = next((limit for limit in (slo.ttft_ms, slo.e2e_ms) if limit is not None), 0.0)
+    return max(BRIEF_RUN_S, BRIEF_LIMITS * waited_ms / 1e3), max(FULL_RUN_S, FULL_LIMITS * waited_ms / 1e3)
+
+
 def _since_s(began_ns: int) -> float:
     return (time.monotonic_ns() - began_ns) / 1e9
 
@@ -162,52 +159,3 @@ def _seeds(seed: int) -> Iterator[int]:
     sequence = np.random.SeedSequence(seed)
     while True:
         yield int(sequence.spawn(1)[0].generate_state(1)[0])
-
-
-def statement(searched: Searched) -> str:
-    """The result in a sentence."""
-    runs, minutes = len(searched.probes), searched.took_s / 60
-    tail = f"{runs} runs, {minutes:.1f} min"
-    found, goal = searched.fit, searched.goal
-    ending = f"{searched.ending.value}{f' ({searched.why})' if searched.why else ''}"
-    if searched.ending is Ending.NONE_MEETS:
-        return f"capacity below {goal.min_rps:g} requests/s: {searched.ending.value} ({tail})"
-    if searched.ending is Ending.ALL_MEET:
-        return f"capacity at least {goal.max_rps:g} requests/s: {searched.ending.value} ({tail})"
-    if found is None:
-        return f"capacity not found: {ending} ({tail})"
-    sure = f"{goal.confidence:.0%}: {_rate(found.low_rps)} to {_rate(found.high_rps)}"
-    why = "" if searched.ending is Ending.FOUND else f"; not as sure as wanted: {ending}"
-    return f"capacity {_rate(found.rate_rps)} requests/s ({sure}; {tail}{why})"
-
-
-def _rate(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "no bound"
-
-
-def as_tree(searched: Searched, files: Sequence[str] = ()) -> dict[str, object]:
-    """The search as a document, `ferry-search/1`. `files` are the reports of its runs, in order."""
-    found, goal = searched.fit, searched.goal
-    return {
-        "format": "ferry-search/1",
-        "ending": searched.ending.name.lower(),
-        "statement": statement(searched),
-        "why": searched.why,
-        "wanted": goal.wanted,
-        "confidence": goal.confidence,
-        "capacity_rps": found and found.rate_rps,
-        "low_rps": found and found.low_rps,
-        "high_rps": found and (found.high_rps if math.isfinite(found.high_rps) else None),
-        "took_s": searched.took_s,
-        "runs": [
-            {
-                "rate_rps": probe.run.rate_rps,
-                "brief": probe.brief,
-                "valid": probe.valid,
-                "due": sum(batch.due for batch in probe.run.batches),
-                "met": sum(batch.met for batch in probe.run.batches),
-                "report": files[place] if place < len(files) else None,
-            }
-            for place, probe in enumerate(searched.probes)
-        ],
-    }

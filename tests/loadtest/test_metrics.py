@@ -79,6 +79,25 @@ def test_attainment_counts_all_that_were_due() -> None:
     assert ttft.all_ms[0.5] == 100 and ttft.all_ms[0.9] == math.inf
 
 
+@pytest.mark.parametrize(("service_ms", "out_rps"), [(80, 10.0), (100, 10.0), (150, 6.67), (400, 2.5)])
+def test_a_server_that_falls_behind_gives_out_less_than_comes_in(service_ms: int, out_rps: float) -> None:
+    """One server, a request every 100 ms for 20 s: beyond 10/s its own pace counts, not that of the sending."""
+    records, free_ms = [], 0.0
+    for number in range(200):
+        free_ms = max(free_ms, number * 100.0) + service_ms
+        records.append(record([free_ms - 10, free_ms], number=number, due_ms=number * 100.0, output_tokens=5))
+    summary = summarise(records, Slo(), 20.0, open_loop=True)
+    assert summary.due_rps == 10.0
+    assert summary.completed_rps == pytest.approx(out_rps, rel=0.001)
+    assert summary.output_tokens_per_s == pytest.approx(5 * out_rps, rel=0.001)
+    assert summarise(records, Slo(), 20.0).completed_rps == 10.0, "a closed loop waits for its answers"
+
+
+def test_requests_all_due_at_once_have_no_pace_to_keep() -> None:
+    records = [record([100 * n], number=n) for n in range(1, 20)]
+    assert summarise(records, Slo(), 2.0, open_loop=True).completed_rps == 9.5
+
+
 def test_cut_streams_keep_their_gaps_and_add_an_endless_one() -> None:
     records = [record([100, 150, 200], number=n) for n in range(4)]
     records.append(record([100, 600], Outcome.CUT, number=4))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from loadtest.rates.capacity import Fit, Run, fit, student
 from loadtest.rates.compare import Change, compare
 from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, bracket, capacity, decide
-from loadtest.rates.search import BRIEF_RUN_S, FULL_RUN_S, searched_slo
+from loadtest.rates.search import BRIEF_RUN_S, FULL_RUN_S, run_lengths_s, searched_slo
+from loadtest.rates.searched import Searched, as_tree, statement
 from loadtest.rates.sequential import Batch, Side, requests_to_tell, side
 from loadtest.rates.sweep import parse_rates
 from loadtest.truth import Law, Queue
@@ -179,6 +180,50 @@ def test_what_a_search_counts_by() -> None:
     for odd in (mixed, Slo(), Slo(ttft_ms=1, attainment=1.0), Slo(promises=(Promise("ttft", None, 400.0),))):
         with pytest.raises(LoadTestError):
             searched_slo(odd)
+
+
+@pytest.mark.parametrize(
+    ("slo", "brief_s", "full_s"),
+    [
+        (Slo(ttft_ms=150), BRIEF_RUN_S, FULL_RUN_S),
+        (Slo(tpot_ms=50), BRIEF_RUN_S, FULL_RUN_S),
+        (Slo(ttft_ms=3000, e2e_ms=60_000), 15, 30),
+        (Slo(e2e_ms=4000), 20, 40),
+    ],
+)
+def test_runs_last_a_few_times_what_a_request_may_wait(slo: Slo, brief_s: float, full_s: float) -> None:
+    """Else a swamped server would seem to meet the SLO, as its queue had no time to grow."""
+    assert run_lengths_s(slo) == (brief_s, full_s)
+
+
+def probe(rate_rps: float, met: int, *, brief: bool = True) -> Probe:
+    """A run of 40 requests, the misses at its end."""
+    batches = [Batch(5, min(5, max(0, met - 5 * n))) for n in range(8)]
+    return Probe(Run(rate_rps, tuple(batches)), brief)
+
+
+def test_a_search_that_was_interrupted_names_the_runs_that_bound_the_capacity() -> None:
+    goal = Goal(WANTED)
+    probes = (probe(2.0, 40), probe(4.0, 5), probe(2.83, 40), probe(3.36, 12), probe(3.1, 34, brief=False))
+    told = Searched(goal, Ending.INTERRUPTED, capacity(probes, goal), probes, took_s=90.0)
+    assert told.fit is not None and (not told.fit.low_rps or math.isinf(told.fit.high_rps)), "too few to be sure"
+    assert "met at 2.83, missed at 3.36" in statement(told) and "interrupted" in statement(told)
+    assert told.known is not None and (told.known.low_rps, told.known.high_rps) == (2.83, 3.36)
+    tree = as_tree(told)
+    assert (tree["met_rps"], tree["missed_rps"]) == (2.83, 3.36)
+
+
+def test_a_search_that_is_sure_names_its_interval() -> None:
+    probes, end = searched(7.3, 12.0, Goal(WANTED), seed=1)
+    told = Searched(Goal(WANTED), end.ending, capacity(probes, Goal(WANTED)), tuple(probes), took_s=90.0)
+    assert told.fit is not None and told.known is not None and told.known.low_rps == told.fit.low_rps
+    assert f"95%: {told.fit.low_rps:.4g} to {told.fit.high_rps:.4g}" in statement(told)
+
+
+def test_a_search_that_bracketed_nothing_bounds_nothing() -> None:
+    told = Searched(Goal(WANTED), Ending.INTERRUPTED, None, (probe(2.0, 40),), took_s=9.0)
+    assert told.known is None and "not found" in statement(told)
+    assert (as_tree(told)["met_rps"], as_tree(told)["missed_rps"]) == (2.0, None)
 
 
 def test_rates_of_a_sweep() -> None:
