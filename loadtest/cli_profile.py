@@ -1,6 +1,7 @@
 """`ferry profile`: measure a running deployment at 6 to 12 chosen loads, and write what the planner calibrates on.
 
-Exit codes: 0 the profile is written, 2 it could not be measured or written.
+Exit codes: 0 the profile is written, 2 it could not be measured as a whole or not be written, 130 it was interrupted:
+the loads that were measured until then are kept, and the planner reads them.
 """
 
 from __future__ import annotations
@@ -72,10 +73,13 @@ def profile(
         measured = measure(
             target, served, trials, seed=seed, timeout_s=timeout_s, on_point=lambda one: _tell(one, console)
         )
-        written = deployment.profile(facts, measured, on=date.today())
+        written = deployment.profile(facts, measured.done, on=date.today())
         _write(out, yaml.safe_dump(written.document(), sort_keys=False))
-    console.print(f"saved: {out}", markup=False, highlight=False, soft_wrap=True)
-    _judge(written, console)
+        console.print(f"saved: {out}", markup=False, highlight=False, soft_wrap=True)
+        _judge(written, console)
+        if measured.stopped is not None:
+            kept = f"{len(measured.done)} of {len(trials)} loads were measured and are in {out}"
+            raise type(measured.stopped)(f"{measured.stopped}; {kept}")
 
 
 def _write(file: Path, text: str) -> None:

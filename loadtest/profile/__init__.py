@@ -5,6 +5,6 @@
 
 from loadtest.profile.design import Reach, Trial, choose_trials
 from loadtest.profile.facts import Facts, facts_of
-from loadtest.profile.measure import Measured, measure
+from loadtest.profile.measure import Measured, Measurements, measure
 
-__all__ = ["Facts", "Measured", "Reach", "Trial", "choose_trials", "facts_of", "measure"]
+__all__ = ["Facts", "Measured", "Measurements", "Reach", "Trial", "choose_trials", "facts_of", "measure"]

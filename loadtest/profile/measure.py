@@ -30,6 +30,14 @@ class Measured:
     doubts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The loads that were measured, in order, and what kept the others from it."""
+
+    done: tuple[Measured, ...]
+    stopped: LoadTestError | None = None
+
+
 def measure(
     target: Target,
     model: str,
@@ -39,24 +47,31 @@ def measure(
     ignore_eos: bool = True,
     timeout_s: float = 600.0,
     on_point: Callable[[Measured], None] | None = None,
-) -> tuple[Measured, ...]:
-    """Each trial's point, in order. The shortest and the longest load run once before, uncounted.
+) -> Measurements:
+    """Each trial's point, in order, up to the first load of which a request fails or that is interrupted.
+
+    The shortest and the longest load run once before, uncounted.
 
     Raises:
-        LoadTestError: if a request fails.
+        LoadTestError: if not one load could be measured.
     """
     rngs = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(len(trials) + 1)]
     for trial in (min(trials, key=lambda t: t.isl), max(trials, key=lambda t: t.isl)):
         few = replace(trial, concurrency=1, requests=WARM_UP_REQUESTS)
         _run(target, few, _jobs(target, model, few, rngs[-1], ignore_eos=ignore_eos), timeout_s)
-    found = []
+    found: list[Measured] = []
     for trial, rng in zip(trials, rngs, strict=False):
         jobs = _jobs(target, model, trial, rng, ignore_eos=ignore_eos)
-        report = _run(target, trial, jobs, timeout_s)
+        try:
+            report = _run(target, trial, jobs, timeout_s)
+        except LoadTestError as error:
+            if not found:
+                raise
+            return Measurements(tuple(found), error)
         found.append(Measured(trial, point_of(trial, report), (*report.faults, *report.warnings)))
         if on_point is not None:
             on_point(found[-1])
-    return tuple(found)
+    return Measurements(tuple(found))
 
 
 def point_of(trial: Trial, report: Report) -> ProfilePoint:
@@ -83,7 +98,7 @@ def _run(target: Target, trial: Trial, jobs: list[Job], timeout_s: float) -> Rep
     report = build(run(RunSpec(target, jobs, limits)))
     failed = {outcome: why for outcome, why in report.total.details.items() if outcome is not Outcome.OK}
     if report.interrupted:
-        raise Interrupted("interrupted: a profile needs all its loads, and none was written")
+        raise Interrupted("interrupted")
     if failed:
         why = "; ".join(f"{outcome.value}: {detail}" for outcome, detail in failed.items())
         raise LoadTestError(f"the load of {trial.concurrency} x {trial.isl} tokens failed: {why}")

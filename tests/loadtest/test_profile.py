@@ -38,7 +38,7 @@ vllm:num_requests_running{engine="0"} 0.0
 
 
 def measured(truth: TruthServer, *trials: Trial) -> Sequence[object]:
-    return measure(Target(truth.base_url, ENDPOINT), "truth", trials)
+    return measure(Target(truth.base_url, ENDPOINT), "truth", trials).done
 
 
 def ferry(*arguments: str) -> Result:
@@ -108,6 +108,29 @@ def test_a_load_that_fails_makes_no_point(truth: TruthServer) -> None:
     truth.change(TruthConfig(ttft_ms=5, gap_ms=1, error_share=1.0))
     with pytest.raises(LoadTestError, match="as it was told to"):
         measured(truth, Trial(10, 4, 1, 2))
+
+
+def test_a_load_that_fails_later_keeps_those_before(truth: TruthServer) -> None:
+    truth.change(TruthConfig(ttft_ms=5, gap_ms=1))
+    found = measure(
+        Target(truth.base_url, ENDPOINT), "truth", [Trial(10, 4, 1, 2)] * 3,
+        on_point=lambda _: truth.change(TruthConfig(error_share=1.0)),
+    )  # fmt: skip
+    assert len(found.done) == 1 and "as it was told to" in str(found.stopped)
+
+
+def test_the_command_keeps_the_loads_before_one_that_fails(truth: TruthServer, tmp_path: Path) -> None:
+    """One place for eight clients: those that wait are out of time."""
+    truth.change(TruthConfig(ttft_ms=50, gap_ms=20, slots=1))
+    out = tmp_path / "mine.yaml"
+    told = ferry(
+        "--base-url", truth.base_url, "--shape", "smollm2-135m", "--system", "here", "--kind", "cpu",
+        "--max-num-seqs", "8", "--max-model-len", "512", "--points", "6", "--osl", "8", "--timeout-s", "0.8",
+        "--out", str(out),
+    )  # fmt: skip
+    points = read_profile(out).points
+    assert told.exit_code == 2 and f"{len(points)} of 6 loads were measured" in told.output, told.output
+    assert points and all(point.concurrency < 8 for point in points)
 
 
 def test_facts_are_what_the_pages_say(truth: TruthServer) -> None:
