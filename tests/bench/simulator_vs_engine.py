@@ -92,7 +92,10 @@ def _measure(target: Target, served: str, options: argparse.Namespace) -> Profil
     )  # fmt: skip
     facts = facts_of(target)
     trials = choose_trials(deployment.reach(facts), count=options.points)
-    return deployment.profile(facts, measure(target, served, trials, seed=options.seed), on=date.today())
+    measured = measure(target, served, trials, seed=options.seed)
+    if measured.stopped is not None:
+        raise measured.stopped
+    return deployment.profile(facts, measured.done, on=date.today())
 
 
 def _show_fit(profile: Profile, costs: list[float], means_s: list[tuple[float, float]]) -> None:
