@@ -1,7 +1,4 @@
-"""One real deployment for all tests of this folder: Ray Serve, vLLM on CPU, KV over NIXL, in float32.
-
-Float32 makes greedy tokens comparable between runs of different batch shape.
-"""
+"""How tests start, ask and stop real deployments: Ray Serve, vLLM on CPU, KV over NIXL."""
 
 from __future__ import annotations
 
@@ -11,13 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from serving.model_store import default_home
@@ -129,17 +125,3 @@ def start(path: Path, port: int, *arguments: str) -> Deployment:
 
 def stop(port: int) -> None:
     ferry("down", "--port", str(port), timeout_s=120)
-
-
-@pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    port = free_port()
-    path = config_file(
-        tmp_path_factory.mktemp("ferry"),
-        engine={"dtype": "float32"},
-        gateway={"engine_wait_s": 120},  # outlives the replacement of an engine
-    )
-    try:
-        yield start(path, port)
-    finally:
-        stop(port)
