@@ -15,11 +15,12 @@ from loadtest.cli import load_app
 from loadtest.cli_profile import profile
 from planner import plan_app, simulate_command
 from serving import detach, run_state, talk
-from serving.lifecycle import Launch, running, stop, wait_for_signal
+from serving.lifecycle import Launch, running, stop
 from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
 from serving.model_store import default_home
 from serving.run_state import RunState
 from serving.settings import Settings, load
+from serving.stop_signals import StopSignals
 from serving.talk import chat_loop, fetch_status, status_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
@@ -71,10 +72,11 @@ def up(
             state = detach.start(arguments, launch.folder, timeout_s=timeout_s, say=say)
             say(f"in the background as process {state.pid}; log {launch.folder / 'log'}; stop it with `ferry down`")
             return
-        with running(launch, say=say, bar=progress_bar) as state:
+        signals = StopSignals()
+        with running(launch, signals=signals, say=say, bar=progress_bar) as state:
             _greet(state, settings)
             run_state.save(launch.folder, replace(state, answers=True))
-            wait_for_signal()
+            signals.wait()
 
 
 @app.command()

@@ -8,7 +8,6 @@ import re
 import secrets
 import signal
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from serving.errors import EngineStartFailed, FerryError, RayUnavailable
 from serving.model_store import Progress, resolve
 from serving.run_state import RunState
 from serving.settings import Settings
+from serving.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
@@ -57,7 +57,7 @@ class Launch:
 
 
 @contextlib.contextmanager
-def running(launch: Launch, *, say: Say, bar: Bar) -> Iterator[RunState]:
+def running(launch: Launch, *, signals: StopSignals, say: Say, bar: Bar) -> Iterator[RunState]:
     """A deployment, ready inside the block and gone after it, however the block ends.
 
     Raises:
@@ -73,9 +73,9 @@ def running(launch: Launch, *, say: Say, bar: Bar) -> Iterator[RunState]:
     )
     run_state.save(launch.folder, state)
     try:
-        with _ray(launch, say):
-            _deploy(deployed, say)
-            _await_ready(state)
+        with _ray(launch, signals, say):
+            _deploy(deployed, signals, say)
+            _await_ready(state, signals)
             yield state
             say("stopping: running requests finish first (Ctrl-C again stops at once)")
             _drain(say)
@@ -115,7 +115,7 @@ def runs_on_cpu(settings: Settings) -> bool:
 
 
 @contextlib.contextmanager
-def _ray(launch: Launch, say: Say) -> Iterator[None]:
+def _ray(launch: Launch, signals: StopSignals, say: Say) -> Iterator[None]:
     """A Ray cluster with Serve: one started here and stopped after, or a running one that only loses our app.
 
     Raises:
@@ -135,8 +135,7 @@ def _ray(launch: Launch, say: Say) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level="error", **_init(settings, environment))
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise RayUnavailable(f"Ray does not start: {error}", remedy="see the message") from error
-        # Ray's own handler exits at once and leaves its agents to notice. As an interrupt, it stops all in order.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signals.install()
         try:
             _start_serve(settings)
             yield
@@ -181,7 +180,7 @@ def _last_words(text: str) -> str:
     return "; ".join(alerts) or (causes or text.strip().splitlines())[-1]
 
 
-def _deploy(deployed: Deployed, say: Say) -> None:
+def _deploy(deployed: Deployed, signals: StopSignals, say: Say) -> None:
     """Deploy and report each deployment's state as it changes, until all run.
 
     Raises:
@@ -204,6 +203,7 @@ def _deploy(deployed: Deployed, say: Say) -> None:
             return
         if app.status in FAILED_STATES:
             raise _failure(status)
+        signals.check()
         time.sleep(POLL_S)
 
 
@@ -223,7 +223,7 @@ def _failure(status: ServeStatus) -> FerryError:
     return EngineStartFailed(f"the deployment did not start: {shown}", remedy="mend the cause and start again")
 
 
-def _await_ready(state: RunState) -> None:
+def _await_ready(state: RunState, signals: StopSignals) -> None:
     """Wait until the endpoint says that it can serve.
 
     Raises:
@@ -240,6 +240,7 @@ def _await_ready(state: RunState) -> None:
             if answer.status_code == httpx.codes.OK:
                 return
             reason = answer.text
+        signals.check()
         time.sleep(POLL_S)
     raise EngineStartFailed(
         f"all engines run, but the endpoint is not ready after {READY_TIMEOUT_S:.0f} s: {reason}",
@@ -261,29 +262,6 @@ def _drain(say: Say) -> None:
         left = controller.status.remote().result(timeout_s=CALL_TIMEOUT_S)["in_flight"]
     if left:
         say(f"{left} requests still run after {DRAIN_TIMEOUT_S:.0f} s; stopping all the same")
-
-
-def wait_for_signal() -> None:
-    """Sleep until SIGINT or SIGTERM. A second one ends this process and all that it started, at once."""
-    first = threading.Event()
-
-    def on_signal(_number: int, _frame: object) -> None:
-        if first.is_set():
-            stop_hard()
-        first.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    while not first.wait(timeout=1.0):
-        pass
-
-
-def stop_hard() -> None:
-    """Kill every descendant, by pid, and leave."""
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    os._exit(130)
 
 
 def stop(state: RunState, *, say: Say) -> None:
