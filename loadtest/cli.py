@@ -39,7 +39,9 @@ from loadtest.results import check_folder, save
 from loadtest.spec import RunSpec
 from loadtest.truth import TruthConfig
 
-load_app = typer.Typer(no_args_is_help=True, help="Measure an endpoint: `run` it, `calibrate` this machine.")
+load_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Measure an endpoint: `run` it, `calibrate` this machine."
+)
 
 cli_report.register(load_app)
 cli_exchange.register(load_app)

@@ -1,163 +1,56 @@
-"""`ferry`: start, look at, talk to and stop a deployment."""
+"""`ferry`: all commands. Each is loaded when it is asked for: a load test should not wait for what `ferry up` needs."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from loadtest.cli import load_app
-from loadtest.cli_profile import profile
-from planner import plan_app, simulate_command
-from serving import detach, run_state, talk
-from serving.lifecycle import Launch, running, stop
-from serving.model_cli import errors_as_exit_codes, model_app, progress_bar
-from serving.model_store import default_home
-from serving.run_state import RunState
-from serving.settings import Settings, load
-from serving.stop_signals import StopSignals
-from serving.talk import chat_loop, fetch_status, status_table
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve open-weight LLMs on GPUs that can vanish.")
-app.add_typer(model_app, name="model", help="Fetch models and list them.")
-app.add_typer(plan_app, name="plan")
-app.command("simulate")(simulate_command)
-app.add_typer(load_app, name="load")
-app.command("profile")(profile)
-console = Console()
-
-QUESTION = "What is the capital of France?"
-# A small model may ramble on; nobody who starts a deployment waits for more than a few words.
-GREETING_TOKENS = 32
-
-Home = Annotated[
-    Path, typer.Option(envvar="FERRY_HOME", help="Where models and run state are kept.", default_factory=default_home)
-]
-Port = Annotated[int | None, typer.Option(help="Port of the deployment; needed when several run.")]
+_DEPLOYMENT = ("up", "down", "status", "drain", "undrain", "chat")
+# Name of the command -> module and name of its Typer application, or of the function that is the command.
+PLACES = MappingProxyType(
+    {
+        **{
+            name: "serving.deployment_cli:deployment_app"
+            for name in ("up", "down", "status", "drain", "undrain", "chat")
+        },
+        "model": "serving.model_cli:model_app",
+        "plan": "planner:plan_app",
+        "simulate": "planner:simulate_command",
+        "load": "loadtest.cli:load_app",
+        "profile": "loadtest.cli_profile:profile",
+    }
+)
 
 
-def say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+class OnDemand(TyperGroup):
+    """A group whose commands are loaded one by one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(PLACES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        place = PLACES.get(cmd_name)
+        if place is None:
+            return None
+        module, name = place.split(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False)
+            alone.command(cmd_name)(found)
+            return get_command(alone)
+        command: Any = get_command(found)
+        command.name = cmd_name
+        return command.commands.get(cmd_name, command)
 
 
-@app.command()
-def up(
-    home: Home,
-    config: Annotated[Path | None, typer.Option(help="Settings in YAML.", show_default="defaults")] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="Pools, engines and model of a plan.yaml (`ferry plan -o`).")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Built-in name, folder or hub id; overrides the file.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; overrides the file.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; overrides the file.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster: auto or host:port.")] = None,
-    detached: Annotated[bool, typer.Option("--detach", help="Return when it answers; `ferry down` stops it.")] = False,
-    timeout_s: Annotated[float, typer.Option(help="With --detach: how long to wait for its answer.")] = 900.0,
-) -> None:
-    """Start Ferry: engines, gateway and endpoint. Ctrl-C drains and stops all that was started."""
-    overrides = {"MODEL": model, "HTTP__HOST": host, "HTTP__PORT": port, "RAY__ADDRESS": ray_address}
-    given = {f"FERRY_{name}": str(value) for name, value in overrides.items() if value is not None}
-    with errors_as_exit_codes():
-        settings = load(config, os.environ | given, plan=plan)
-        launch = Launch(settings=settings, home=home)
-        if detached:
-            os.environ |= given | {"FERRY_HOME": str(home)}
-            files = {"--config": config, "--plan": plan}
-            arguments = [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
-            state = detach.start(arguments, launch.folder, timeout_s=timeout_s, say=say)
-            say(f"in the background as process {state.pid}; log {launch.folder / 'log'}; stop it with `ferry down`")
-            return
-        signals = StopSignals()
-        with running(launch, signals=signals, say=say, bar=progress_bar) as state:
-            _greet(state, settings)
-            run_state.save(launch.folder, replace(state, answers=True))
-            signals.wait()
+app = typer.Typer(cls=OnDemand, no_args_is_help=True, add_completion=False)
 
 
-@app.command()
-def down(home: Home, port: Port = None) -> None:
-    """Stop the deployment on this machine; its running requests finish first."""
-    with errors_as_exit_codes():
-        state = run_state.find(home, port)
-        stop(state, say=say)
-        run_state.forget(run_state.run_dir(home, state.port))
-        say(f"stopped {state.base_url}")
-
-
-@app.command()
-def status(
-    home: Home, port: Port = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
-) -> None:
-    """Show pools, replicas, their state, KV use, running and waiting requests."""
-    with errors_as_exit_codes():
-        found: dict[str, Any] = fetch_status(run_state.find(home, port))
-        if as_json:
-            typer.echo(json.dumps(found, indent=2))
-        else:
-            console.print(status_table(found))
-
-
-@app.command()
-def drain(
-    replica: Annotated[str, typer.Argument(help="Name from `ferry status`.")],
-    home: Home,
-    port: Port = None,
-    deadline_s: Annotated[float, typer.Option(help="By when it must be empty, in seconds from now.", min=0)] = 60.0,
-) -> None:
-    """Move all contexts away from a replica, KV and all, and give it no new ones.
-
-    What is left there a second before the deadline starts anew elsewhere, its tokens computed again. Exit code 1 when
-    requests still run there at the deadline, as they do where no other replica can take them.
-    """
-    with errors_as_exit_codes():
-        if not talk.drain(run_state.find(home, port), replica, deadline_s=deadline_s):
-            say(f"{replica} still runs requests after {deadline_s:.0f} s; it gets no new ones")
-            raise typer.Exit(1)
-        say(f"{replica} is empty; `ferry undrain {replica}` lets it serve again")
-
-
-@app.command()
-def undrain(
-    replica: Annotated[str, typer.Argument(help="Name from `ferry status`.")], home: Home, port: Port = None
-) -> None:
-    """Let a drained replica serve again."""
-    with errors_as_exit_codes():
-        talk.admin(run_state.find(home, port), "POST", f"/replicas/{replica}/undrain")
-        say(f"{replica} serves again")
-
-
-@app.command()
-def chat(
-    home: Home,
-    message: Annotated[str | None, typer.Argument(help="One message; without it, a conversation.")] = None,
-    port: Port = None,
-    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint, ending in /v1.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model name; without it, the first that is served.")] = None,
-) -> None:
-    """Talk to the model in the terminal."""
-    with errors_as_exit_codes():
-        url = base_url or f"{run_state.find(home, port).base_url}/v1"
-        chat_loop(url, model=model, message=message, console=console)
-
-
-def _greet(state: RunState, settings: Settings) -> None:
-    """Show that it works, with a real answer, and how to talk to it."""
-    url = f"{state.base_url}/v1"
-    engines = ", ".join(f"{pool.replicas} {name}" for name, pool in settings.pools.items())
-    body = {"model": state.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "stream": True}
-    say(f"\nFerry serves {state.model} on {url} ({engines})\n")
-    say(f"> {QUESTION}")
-    chat_loop(url, model=state.model, message=QUESTION, console=console, max_tokens=GREETING_TOKENS)
-    say(f"\n  curl -N {url}/chat/completions -H 'content-type: application/json' \\")
-    say(f"       -d '{json.dumps(body)}'")
-    say("  ferry chat        talk in the terminal")
-    say("  ferry status      pools, replicas, load\n")
-
-
-if __name__ == "__main__":
-    app()
+@app.callback()
+def ferry() -> None:
+    """Serve open-weight LLMs on GPUs that can vanish."""

@@ -24,7 +24,7 @@ from rich.table import Table
 from serving import model_store
 from serving.errors import FerryError, describe
 
-model_app = typer.Typer(help="Fetch and list models.", no_args_is_help=True)
+model_app = typer.Typer(help="Fetch and list models.", no_args_is_help=True, add_completion=False)
 
 Home = Annotated[
     Path,
