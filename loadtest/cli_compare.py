@@ -25,6 +25,7 @@ RunA = Annotated[Path, typer.Argument(help="A saved run: load-….json, or a fol
 RunB = Annotated[Path, typer.Argument(help="The run to compare with it.")]
 FailOn = Annotated[Literal["worse", "never"], typer.Option(help="When to exit with 1.")]
 Confidence = Annotated[float, typer.Option(help="Of each interval.")]
+Seed = Annotated[int, typer.Option(help="Of the resampling.", min=0)]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +38,7 @@ def compare_(
     goodput: flags.Goodput = None,
     confidence: Confidence = 0.95,
     fail_on: FailOn = "worse",
-    seed: flags.Seed = 0,
+    seed: Seed = 0,
     as_json: flags.AsJson = False,
 ) -> None:
     """Say what is better or worse in B than in A, and what may be chance."""

@@ -57,7 +57,14 @@ Duration = Annotated[
     typer.Option("--benchmark-duration", "--duration-s", help="Send for so many seconds.", rich_help_panel=LOAD),
 ]
 WarmUp = Annotated[float, typer.Option(help="Requests due before this are not counted.", rich_help_panel=LOAD)]
-Seed = Annotated[int, typer.Option(help="The same seed makes the same load.", min=0, rich_help_panel=LOAD)]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="The same seed makes the same load, to the byte: an engine that has seen it finds it in its prefix cache.",
+        min=0,
+        rich_help_panel=LOAD,
+    ),
+]
 
 Workload = Annotated[
     Path | None, typer.Option(help="The planner's workload.yaml: lengths, prefixes, times.", rich_help_panel=LOAD)

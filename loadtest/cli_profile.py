@@ -52,7 +52,7 @@ def profile(
     enforce_eager: own.Eager = False,
     points: own.Count = 8,
     osl: own.Osl = 64,
-    seed: flags.Seed = 0,
+    seed: own.Seed = 0,
     timeout_s: flags.Timeout = 600.0,
     out: own.Out = Path("profile.yaml"),
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from loadtest.profile.design import Trial
 from loadtest.report import Report, build
 from loadtest.runner import run
 from loadtest.spec import RunSpec
-from loadtest.texts import Segment, text_of
+from loadtest.texts import Segment, key_of, text_of
 from loadtest.types import Interrupted, Job, Limits, LoadTestError, Outcome, Target
 from planner import ProfilePoint
 
@@ -50,18 +51,20 @@ def measure(
 ) -> Measurements:
     """Each trial's point, in order, up to the first load of which a request fails or that is interrupted.
 
-    The shortest and the longest load run once before, uncounted.
+    The shortest and the longest load run once before, uncounted. `seed` chooses lengths; the words are new each time,
+    so that an engine which was measured before finds none of them in its prefix cache.
 
     Raises:
         LoadTestError: if not one load could be measured.
     """
+    salt = secrets.token_hex(8)
     rngs = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(len(trials) + 1)]
     for trial in (min(trials, key=lambda t: t.isl), max(trials, key=lambda t: t.isl)):
         few = replace(trial, concurrency=1, requests=WARM_UP_REQUESTS)
-        _run(target, few, _jobs(target, model, few, rngs[-1], ignore_eos=ignore_eos), timeout_s)
+        _run(target, few, _jobs(target, model, few, rngs[-1], salt, ignore_eos=ignore_eos), timeout_s)
     found: list[Measured] = []
     for trial, rng in zip(trials, rngs, strict=False):
-        jobs = _jobs(target, model, trial, rng, ignore_eos=ignore_eos)
+        jobs = _jobs(target, model, trial, rng, salt, ignore_eos=ignore_eos)
         try:
             report = _run(target, trial, jobs, timeout_s)
         except LoadTestError as error:
@@ -105,15 +108,19 @@ def _run(target: Target, trial: Trial, jobs: list[Job], timeout_s: float) -> Rep
     return report
 
 
-def _jobs(target: Target, model: str, trial: Trial, rng: np.random.Generator, *, ignore_eos: bool) -> list[Job]:
-    return closed_loop(_bodies(target.endpoint, model, trial, rng, ignore_eos=ignore_eos))
+def _jobs(
+    target: Target, model: str, trial: Trial, rng: np.random.Generator, salt: str, *, ignore_eos: bool
+) -> list[Job]:
+    return closed_loop(bodies(target.endpoint, model, trial, rng, salt, ignore_eos=ignore_eos))
 
 
-def _bodies(endpoint: str, model: str, trial: Trial, rng: np.random.Generator, *, ignore_eos: bool) -> Iterator[bytes]:
+def bodies(
+    endpoint: str, model: str, trial: Trial, rng: np.random.Generator, salt: str, *, ignore_eos: bool
+) -> Iterator[bytes]:
     """Every prompt is new, so that none is found in a prefix cache."""
     extra = {"ignore_eos": True} if ignore_eos else {}
     for osl in rng.permutation(output_lengths(trial)):
-        prompt = text_of([Segment(int(rng.integers(2**63)), trial.isl)])
+        prompt = text_of([Segment(key_of(salt, rng.integers(2**63)), trial.isl)])
         yield body(endpoint, model, prompt, int(osl), extra, stream=True)
 
 

@@ -52,6 +52,7 @@ BlockSize = Annotated[
 Eager = Annotated[bool, typer.Option("--enforce-eager", rich_help_panel=ENGINE)]
 Count = Annotated[int, typer.Option("--points", help="6 to 12.", rich_help_panel=POINTS)]
 Osl = Annotated[int, typer.Option("--osl", help="Output tokens of each request.", rich_help_panel=POINTS)]
+Seed = Annotated[int, typer.Option(help="Mixes the lengths; words are new each time.", min=0, rich_help_panel=POINTS)]
 Out = Annotated[Path, typer.Option("--out", help="Where the profile goes.", rich_help_panel=POINTS)]
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -17,7 +18,7 @@ from loadtest.cli import load_app
 from loadtest.profile import Facts, Reach, Trial, choose_trials, facts_of, measure
 from loadtest.profile.design import LONGEST_TOKENS, TEMPLATE_TOKENS
 from loadtest.profile.facts import read_metrics, read_models
-from loadtest.profile.measure import output_lengths
+from loadtest.profile.measure import bodies, output_lengths
 from loadtest.truth import TruthConfig, TruthServer
 from loadtest.types import LoadTestError, Target
 from planner import read_load_point, read_profile
@@ -81,6 +82,16 @@ def test_what_makes_no_profile_is_refused(count: int, osl: int, told: str) -> No
 def test_outputs_are_drawn_apart_below_the_longest() -> None:
     lengths = output_lengths(Trial(10, 50, 4, 11, spread=0.6))
     assert (lengths.min(), lengths.max(), lengths.mean()) == (20, 50, 35)
+
+
+def test_an_engine_that_was_measured_before_has_seen_none_of_the_prompts() -> None:
+    trial = Trial(20, 50, 4, 8, spread=0.6)
+    first, again = (
+        [json.loads(one) for one in bodies(ENDPOINT, "m", trial, np.random.default_rng(3), salt, ignore_eos=True)]
+        for salt in ("first", "again")
+    )
+    assert not {one["prompt"] for one in first} & {one["prompt"] for one in again}
+    assert [one["max_tokens"] for one in first] == [one["max_tokens"] for one in again]
 
 
 def test_points_are_what_the_server_does(truth: TruthServer) -> None:
