@@ -225,7 +225,7 @@ def test_a_search_on_a_server_that_refuses_ends_with_its_word(tmp_path: Path) ->
 def test_a_search_whose_server_goes_away_tells_what_it_knows(tmp_path: Path) -> None:
     with BadServer({}) as server:
         server.routes[CHAT] = until(200, server.close_the_door)
-        found, tree = load(server, tmp_path, "search", "--goodput", "ttft:5000", "--start-rate", "50")
+        found, tree = load(server, tmp_path, "search", "--goodput", "ttft:600", "--start-rate", "50")
     assert found.exit_code == 2 and tree["ending"] == "not_served" and tree["capacity_rps"] is None, found.output
     assert len(tree["runs"]) >= 1 and all((tmp_path / run["report"]).exists() for run in tree["runs"])
 
