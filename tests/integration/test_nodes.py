@@ -16,7 +16,7 @@ import pytest
 from tests.integration.conftest import ROOT, Deployment, config_file, free_port, start, stop
 from tests.integration.load import stream
 
-pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.chaos, pytest.mark.timeout(400)]
 
 STREAMS = 2
 TOKENS = 200
@@ -100,7 +100,6 @@ async def until_replaced(deployment: Deployment, old: dict[str, Any]) -> None:
     raise AssertionError(f"{old['replica']} was not replaced within {MIGRATED_WITHIN_S} s")
 
 
-@pytest.mark.chaos
 async def test_a_node_that_ray_drains_is_left_without_a_loss(spread: Deployment, cluster_address: str) -> None:
     async with httpx.AsyncClient(timeout=120) as client:
         streams = [stream(client, spread, n, tokens=TOKENS) for n in range(STREAMS)]

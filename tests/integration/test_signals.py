@@ -80,7 +80,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
                 process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_engines_load_leaves_nothing(up: Up, number: signal.Signals) -> None:
     up.await_(up.loads_an_engine)
     family = up.family()
