@@ -108,6 +108,7 @@ class Mover:
             EngineLost: when the source does not answer. Its loss will move the context.
         """
         leg_id, stages = running.context.leg_id, list[Stage]()
+        self.arrived(running.context.request_id)  # where it leaves again unanswered, it must not wait for itself
         with contextlib.ExitStack() as holds:
             await self._turn.acquire()
             holds.callback(self._turn.release)
@@ -138,7 +139,6 @@ class Mover:
         return HandOff(answers[leg_id])
 
     def _hold_until_arrived(self, request_id: str, holds: contextlib.ExitStack) -> None:
-        self.arrived(request_id)  # of a move before, whose leg has not answered yet
         timer = asyncio.get_running_loop().call_later(CUT_OVER_TIMEOUT_S, self.arrived, request_id)
         self._cutting_over[request_id] = _CutOver(timer, holds)
 

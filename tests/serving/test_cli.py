@@ -30,6 +30,7 @@ def test_a_command_that_is_not_there_is_refused() -> None:
     assert told.exit_code == 2 and "No such command 'laod'" in told.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "spared"),
     [

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from serving.contexts.evacuation import LAST_CALL_S
+from serving.contexts.mover import CUT_OVER_TIMEOUT_S
 from serving.contexts.pool_client import PoolClient
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
@@ -81,12 +82,13 @@ async def test_where_the_engine_has_no_kv_the_log_is_replayed(fleet: Fleet) -> N
     await fleet.expect_exact("r", TOKENS)
 
 
-async def test_there_and_back_again(fleet: Fleet) -> None:
+async def test_there_and_back_again_before_any_token_comes_from_there(fleet: Fleet) -> None:
     here = await started(fleet, "d1", "d2")
     for _ in range(3):
         there = "d2" if here == "d1" else "d1"
         legs = len(fleet[there].adds)
-        assert await fleet.client.move("r", reason=MoveReason.REBALANCE) is HandOff.AT_NEXT_TOKEN
+        moved = asyncio.wait_for(fleet.client.move("r", reason=MoveReason.REBALANCE), CUT_OVER_TIMEOUT_S / 2)
+        assert await moved is HandOff.AT_NEXT_TOKEN, "it does not wait for its own arrival"
         fleet[here].allow(1)
         await until(lambda engine=fleet[there], legs=legs: len(engine.adds) == legs + 1)
         here = there

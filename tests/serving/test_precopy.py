@@ -410,9 +410,9 @@ async def test_a_cut_over_waits_for_a_clear_way_and_keeps_it(fleet: Fleet) -> No
     await until(lambda: handed_off(fleet, "m1") == ["r#1"])
     await asyncio.sleep(0.05)
     assert len(fleet["m2"].copies) == 1, "no further bulk until it has arrived"
-    fleet["m1"].allow(1)
+    fleet["m1"].allow(2)
     fleet["m2"].allow(1)
-    assert await asyncio.wait_for(asyncio.gather(*moving), 5) == [HandOff.AT_NEXT_TOKEN] * 2
+    assert await asyncio.wait_for(asyncio.gather(*moving), 4) == [HandOff.AT_NEXT_TOKEN] * 2
     assert len(fleet["m2"].copies) == 2
     finish(fleet)
     await fleet.expect_exact("r", TOKENS, first_token=9)

@@ -51,6 +51,7 @@ def test_who_waits_is_told_without_an_interrupt(signals: StopSignals) -> None:
     signals.wait()
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills_every_descendant() -> None:
     code = """
         import os, signal, subprocess, sys, time
