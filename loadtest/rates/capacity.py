@@ -29,6 +29,8 @@ WINDOW = 1.35
 # An interval that is looked at after every run, until it is narrow enough, is narrow by luck too often. Pocock's bound
 # for ten looks holds for all of them together: each takes this part of the risk (0.0106 of 0.05).
 POCOCK = 0.212
+# Fewer runs that could have differed say too little of how much runs differ.
+TELLING_RUNS = 4
 # Batches of a run are looked at one by one, and in groups.
 MERGES = (1, 2, 4)
 _RATES, _SLOPES = 321, 61
@@ -133,17 +135,18 @@ def _dispersion(runs: Sequence[Run], shares: Grid) -> tuple[float, float]:
     """The scatter of batches around their runs or of runs around the fit, the worse of them; its degrees of freedom.
 
     A queue near its limit remembers longer than a batch lasts. Then neighbours are alike, batches vary too little, and
-    pairs of them, or fours, tell more: the scatter is that of the scale at which it is widest.
+    pairs of them, or fours, tell more: the scatter is that of the scale at which it is widest. Where the limit is a
+    cliff, runs are met or missed as a whole, and how much one differs from the next does not show: until it could have
+    shown in `TELLING_RUNS`, a whole run counts as one request.
     """
-    found = [_within(runs, together) for together in MERGES]
-    between = 0.0
-    for run, share in zip(runs, shares, strict=True):
-        due, met = total(run.batches)
-        between += (met - due * share) ** 2 / max(due * share * (1 - share), 1e-9)
-    between_degrees = max(1, len(runs) - 2)
-    by_batches, within_degrees = max(found)
-    by_runs = between / between_degrees
-    return max(1.0, by_batches, by_runs), max(3.0, between_degrees + within_degrees / 2)
+    by_batches, within_degrees = max(_within(runs, together) for together in MERGES)
+    due, met = np.array([total(run.batches) for run in runs], dtype=np.float64).T
+    off = np.abs(met - due * shares)
+    telling = int(np.count_nonzero((due * np.minimum(shares, 1 - shares) >= 1) | (off >= 1)))
+    between_degrees = max(1, telling - 2)
+    by_runs = float((off**2 / np.maximum(due * shares * (1 - shares), 1e-9)).sum()) / between_degrees
+    unseen = float(due.mean()) if telling < TELLING_RUNS else 1.0
+    return max(1.0, by_batches, by_runs, unseen), max(3.0, between_degrees + within_degrees / 2)
 
 
 def _within(runs: Sequence[Run], together: int) -> tuple[float, int]:

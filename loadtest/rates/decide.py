@@ -170,12 +170,25 @@ def _narrow(found: Bracket, goal: Goal) -> Try | Done:
 def _refine(probes: Sequence[Probe], goal: Goal) -> Try | Done:
     known = capacity(probes, goal)
     assert known is not None  # both ends of the bracket are within the window
-    full = sum(1 for probe in probes if probe.valid and not probe.brief)
-    if full >= MIN_FULL_RUNS and known.half_width <= goal.precision:
+    full = [probe.run for probe in probes if probe.valid and not probe.brief]
+    if len(full) >= MIN_FULL_RUNS and known.half_width <= goal.precision:
         return Done(Ending.FOUND)
-    spread = min(max(known.half_width / 2, MIN_SPREAD), MAX_SPREAD)
-    rate_rps = known.rate_rps * (1 + spread if full % 2 else 1 - spread)
+    spread = _spread(full, goal.wanted, known.half_width)
+    rate_rps = known.rate_rps * (1 + spread if len(full) % 2 else 1 - spread)
     return Try(min(max(rate_rps, goal.min_rps), goal.max_rps), brief=False)
+
+
+def _spread(full: Sequence[Run], wanted: float, half_width: float) -> float:
+    """How far beside the capacity the next run is made, relative to it: half as far as the interval reaches, or nearer.
+
+    Runs on either side of a cliff come out as expected again and again, and say nothing of where it is. So each pair of
+    which the lower met the SLO and the upper missed it halves the distance, and any other doubles it again.
+    """
+    widest = MAX_SPREAD
+    for lower, upper in zip(full[::2], full[1::2], strict=False):
+        as_expected = lower.share >= wanted > upper.share
+        widest = max(widest / 2, MIN_SPREAD) if as_expected else min(widest * 2, MAX_SPREAD)
+    return min(max(half_width / 2, MIN_SPREAD), widest)
 
 
 def _invalid_at_the_end(probes: Sequence[Probe]) -> int:

@@ -20,6 +20,8 @@ from parts.plan_data import FILE, Measured, is_vllm, measured, read_rows
 
 from tests.research_data import data_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def vllm_rows() -> Measured:
