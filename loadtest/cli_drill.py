@@ -7,6 +7,8 @@ action could not be done: then nothing was drilled.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +18,17 @@ from rich.console import Console
 
 from loadtest import cli_options as flags
 from loadtest.cli_groups import GoalFlags, LimitFlags, RequestFlags, TargetFlags, TimesFlags, grouped, plan_of
-from loadtest.cli_report import HtmlFile, asking_for_moves, run_watched, write_page
+from loadtest.cli_report import HtmlFile, PlanPrice, RentFlag, asking_for_moves, rent_of, run_watched, write_page
 from loadtest.cli_shared import CANNOT_RUN, INTERRUPTED, code_of_run, errors_as_exit_codes, tell_error
 from loadtest.console import progress_line, show
 from loadtest.console_drill import show_drill
 from loadtest.drill.conductor import Conductor
 from loadtest.drill.hands import Hands
+from loadtest.drill.relay import Relay
 from loadtest.drill.report import DrillReport, drill_report
+from loadtest.drill.slowness import Slowness
 from loadtest.drill.texts import TextCheck, check_texts
-from loadtest.drill.timeline import BY_ADMIN_API, Action, in_order, parse_action, timeline_from
+from loadtest.drill.timeline import BY_ADMIN_API, Action, Kind, in_order, parse_action, timeline_from
 from loadtest.jobs import greedy
 from loadtest.load import load_for
 from loadtest.report import as_json as as_json_tree
@@ -41,8 +45,9 @@ Do = Annotated[
     list[str] | None,
     typer.Option(
         "--do",
-        help="`SECONDS KIND SUBJECT`; repeat it. Kinds: drain, undrain, kill, kill-host, stop, continue a REPLICA (or "
-        "busiest:POOL; the last four also pid:N on this machine), or run a shell command.",
+        help="`SECONDS KIND SUBJECT`; repeat it. Kinds: drain, undrain, kill, kill-host, take, stop, continue a "
+        "REPLICA (or busiest:POOL; the last five also pid:N on this machine); notice `REPLICA 30s`: drain it with that "
+        "deadline and take it then; slow the network: `80ms`, `10mbit`, both or `off`; post to a URL; run a command.",
         rich_help_panel=DRILL,
     ),
 ]
@@ -87,6 +92,8 @@ def drill(
     save_dir: flags.SaveDir = Path("results"),
     as_json: flags.AsJson = False,
     html: HtmlFile = None,
+    usd_per_hour: RentFlag = None,
+    price_plan: PlanPrice = None,
 ) -> None:
     """Send a load, do things to the deployment meanwhile, and tell what became of the streams."""
     with errors_as_exit_codes():
@@ -94,8 +101,8 @@ def drill(
         actions = _actions(do, timeline)
         target = asking_for_moves(where.target())
         token = (("Authorization", f"Bearer {admin_token}"),) if admin_token else ()
-        hands = Hands(replace(target, base_url=admin_url or where.base_url, headers=token))
-        _check_reach(hands, actions)
+        admin = replace(target, base_url=admin_url or where.base_url, headers=token)
+        _check_reach(Hands(admin), actions)
         slo, class_slos = goal.slos()
         load = load_for(plan_of(where, times, requests, goal), target)
         spec = RunSpec(
@@ -108,8 +115,23 @@ def drill(
             ray_address=bounds.crew[1],
             keep_text=check_text,
             class_slos=class_slos,
+            rent=rent_of(usd_per_hour, price_plan),
         )
-        raise typer.Exit(_drill(spec, actions, hands, save_dir, html, as_json, control=not no_control))
+        with _network(spec, actions) as (spec, slow):
+            code = _drill(spec, actions, Hands(admin, slow), save_dir, html, as_json, control=not no_control)
+        raise typer.Exit(code)
+
+
+@contextmanager
+def _network(spec: RunSpec, actions: list[Action]) -> Iterator[tuple[RunSpec, Callable[[Slowness], bool] | None]]:
+    """A relay for the load where an action makes its network slow; it adds a little to each answer of its own."""
+    if not any(action.kind is Kind.SLOW for action in actions):
+        yield spec, None
+        return
+    if spec.ray_address is not None:
+        raise LoadTestError("a slow network is made on this machine: leave out --workers ray:…, or the slow actions")
+    with Relay(spec.target.base_url) as relay:
+        yield replace(spec, target=replace(spec.target, relay_port=relay.port)), relay.slow
 
 
 def _actions(do: list[str] | None, timeline: Path | None) -> list[Action]:
@@ -148,10 +170,11 @@ def _drill(
         result.records,
         spec.slo_of,
         conductor.done,
-        [str(action) for action in actions[len(conductor.done) :]],
+        [str(action) for action in conductor.undone],
         run_id=result.run_id,
         start_ns=result.start_ns,
         texts=_texts(result, undisturbed),
+        usd_per_hour=spec.rent.usd_per_hour if spec.rent is not None else None,
     )
     more = {"drill": asdict(told)}
     saved = save(result, report, save_dir, more)

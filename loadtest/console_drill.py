@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.drill.report import ActionReport, DrillReport
+from loadtest.drill.report import ActionReport, DrillReport, extra_cost
 from loadtest.drill.texts import TextCheck
 
 
@@ -21,6 +21,8 @@ def show_drill(drill: DrillReport, console: Console) -> None:
     if drill.undone:
         told = ", ".join(drill.undone)
         console.print(f"not done, since the load had ended: {told}", style="red", markup=False, highlight=False)
+    if drill.extra_usd is not None:
+        console.print(f"extra cost: {extra_cost(drill.extra_usd)}", markup=False, highlight=False, soft_wrap=True)
     if drill.texts is not None:
         _show_texts(drill.texts, console)
     for name, harm in drill.harms.items():

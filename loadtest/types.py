@@ -128,6 +128,8 @@ class Target:
     headers: tuple[tuple[str, str], ...] = ()
     ca_file: str | None = None
     verify_tls: bool = True
+    relay_port: int | None = None
+    """Of this machine: the load connects to it, as to the server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,7 @@ class Worker:
         pool = Pool(
             self._address,
             self._tls,
+            relay_port=self._order.target.relay_port,
             connect_timeout_s=self._order.limits.connect_timeout_s,
             max_answer_bytes=self._order.limits.answer_bytes,
             now_ns=self._now_ns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Conductor:
     """A `with` block around the run; `begin` is told the load's start. What the run's end comes before stays undone."""
 
     def __init__(self, actions: Sequence[Action], hands: Hands) -> None:
-        self._actions = actions
+        self._left = list(actions)
         self._hands = hands
         self._start_ns = 0
         self._over = threading.Event()
@@ -48,11 +49,17 @@ class Conductor:
         with self._lock:
             return sorted(self._done, key=lambda one: one.began_s)
 
+    @property
+    def undone(self) -> list[Action]:
+        """What the run's end came before; read it after the block."""
+        return list(self._left)
+
     def _conduct(self) -> None:
-        for action in self._actions:
-            wait_s = action.at_s - self._now_s()
-            if self._over.wait(max(0.0, wait_s)):
+        while self._left:
+            action = self._left[0]
+            if self._over.wait(max(0.0, action.at_s - self._now_s())):
                 return
+            del self._left[0]
             began_s = self._now_s()
             deed = self._hands.do(action)
             done = ActionDone(
@@ -61,7 +68,9 @@ class Conductor:
             )  # fmt: skip
             with self._lock:
                 self._done.append(done)
-            if deed.ok and action.kind is Kind.DRAIN:
+            if deed.ok and action.kind is Kind.NOTICE:
+                bisect.insort(self._left, action.taking(deed.replica, began_s), key=lambda one: one.at_s)
+            if deed.ok and action.kind in (Kind.DRAIN, Kind.NOTICE):
                 watcher = threading.Thread(target=self._until_empty, args=(done,), name="drained", daemon=True)
                 self._watchers.append(watcher)
                 watcher.start()

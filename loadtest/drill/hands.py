@@ -1,17 +1,18 @@
-"""Does things to a deployment: through its admin API, by signals to processes of this machine, by shell commands."""
+"""Does things to a deployment: through its admin API, by signals to processes of this machine, hooks and commands."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psutil
 
+from loadtest.drill.slowness import Slowness
 from loadtest.drill.timeline import BUSIEST, Action, Kind
 from loadtest.endpoint import Asker
 from loadtest.types import LoadTestError, Target
@@ -32,6 +33,7 @@ HOST_PREFIX = "ray::"
 _SIGNALS = {
     Kind.KILL: signal.SIGKILL,
     Kind.KILL_HOST: signal.SIGKILL,
+    Kind.TAKE: signal.SIGKILL,
     Kind.STOP: signal.SIGSTOP,
     Kind.CONTINUE: signal.SIGCONT,
 }
@@ -49,9 +51,9 @@ class Deed:
 class Hands:
     """Never raises for what goes wrong with a deed: a drill goes on, and its report tells of the failure."""
 
-    def __init__(self, admin: Target) -> None:
-        """`admin`: where the admin API is, with its token among the headers."""
-        self._admin = admin
+    def __init__(self, admin: Target, slow: Callable[[Slowness], bool] | None = None) -> None:
+        """`admin`: where the admin API is, with its token among the headers. `slow`: tells the relay of a network."""
+        self._admin, self._slow = admin, slow
 
     def do(self, action: Action) -> Deed:
         replica = ""
@@ -61,9 +63,17 @@ class Hands:
             match action.kind:
                 case Kind.RUN:
                     return _run(action.subject)
+                case Kind.POST:
+                    return _post(action.subject)
+                case Kind.SLOW:
+                    there = self._slow is not None and self._slow(action.slowness)
+                    return Deed(there, "the relay was told" if there else "there is no relay, or it has ended")
                 case Kind.DRAIN | Kind.UNDRAIN:
-                    told = self._ask("POST", f"/replicas/{quote(replica, safe='')}/{action.kind.value}")
-                    return Deed(True, json.dumps(told)[:MAX_TOLD_CHARS], replica)
+                    return self._tell(replica, action.kind.value)
+                case Kind.NOTICE:
+                    return self._tell(replica, Kind.DRAIN.value, {"deadline_s": action.lead_s})
+                case Kind.TAKE if action.pid is None and replica not in self._names():
+                    return Deed(True, "it had left already", replica)
                 case _:
                     return _signal(action.kind, self._processes(action, replica), replica)
         except (LoadTestError, psutil.Error, OSError) as error:
@@ -75,6 +85,13 @@ class Hands:
         if not isinstance(found, list) or not all(isinstance(one, dict) and "replica" in one for one in found):
             raise LoadTestError(f"{ADMIN}/replicas did not answer with a list of replicas{NO_ADMIN}")
         return found
+
+    def _names(self) -> list[str]:
+        return sorted(str(one["replica"]) for one in self.replicas())
+
+    def _tell(self, replica: str, verb: str, body: object = None) -> Deed:
+        told = self._ask("POST", f"/replicas/{quote(replica, safe='')}/{verb}", body)
+        return Deed(True, json.dumps(told)[:MAX_TOLD_CHARS], replica)
 
     def _replica_of(self, subject: str) -> str:
         if not subject.startswith(BUSIEST):
@@ -105,18 +122,19 @@ class Hands:
             raise LoadTestError(f"{replica} has no engine core among its processes")
         return cores
 
-    def _ask(self, method: str, path: str) -> Any:
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
         asker = Asker(self._admin, ANSWER_WITHIN_S)
         try:
-            status, body = asker.fetch(method, f"{ADMIN}{path}")
+            question = None if body is None else json.dumps(body)
+            status, answer = asker.fetch(method, f"{ADMIN}{path}", question)
         finally:
             asker.close()
         if not 200 <= status < 300:
-            told = body[:MAX_TOLD_CHARS].decode(errors="replace")
+            told = answer[:MAX_TOLD_CHARS].decode(errors="replace")
             remedy = DENIED if status in (401, 403) else NO_ADMIN if status == 404 and path == REPLICAS else ""
             raise LoadTestError(f"{ADMIN}{path} answered {status}: {told}{remedy}")
         try:
-            return json.loads(body)
+            return json.loads(answer)
         except (ValueError, RecursionError) as error:
             raise LoadTestError(f"{ADMIN}{path} answered with what is no JSON{NO_ADMIN}") from error
 
@@ -137,6 +155,17 @@ def _signal(kind: Kind, processes: Sequence[psutil.Process], replica: str) -> De
     if not reached:
         return Deed(False, "every process of it was gone already", replica)
     return Deed(True, f"{number.name} to process {', '.join(reached)}", replica)
+
+
+def _post(url: str) -> Deed:
+    parts = urlsplit(url)
+    asker = Asker(Target(f"{parts.scheme}://{parts.netloc}"), ANSWER_WITHIN_S)
+    try:
+        status, answer = asker.fetch("POST", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}", "{}")
+    finally:
+        asker.close()
+    told = answer[:MAX_TOLD_CHARS].decode(errors="replace").strip()
+    return Deed(200 <= status < 300, f"status {status}{f': {told}' if told else ''}")
 
 
 def _run(command: str) -> Deed:

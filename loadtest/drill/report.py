@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loadtest.cost import S_PER_HOUR
 from loadtest.drill.phases import Harm, Recovery, harm_of, harmed_per_second, harmed_spans, recovery
 from loadtest.drill.texts import TextCheck
 from loadtest.metrics import by_class, meets, quantile
@@ -115,6 +116,8 @@ class DrillReport:
     touched_count: int
     harmed_per_second: tuple[int, ...]
     texts: TextCheck | None
+    extra_usd: float | None = None
+    """What the actions cost, see `extra_usd`. None without a price or an SLO, or where nothing was seen before them."""
 
 
 def drill_report(
@@ -126,6 +129,7 @@ def drill_report(
     run_id: str,
     start_ns: int,
     texts: TextCheck | None = None,
+    usd_per_hour: float | None = None,
 ) -> DrillReport:
     """`records`: all of the run; `slo_of`: the SLO of a class; `done`: in their order."""
     clock = _Clock(start_ns)
@@ -149,16 +153,38 @@ def drill_report(
         for record in records
         if clock.s(record.end_ns) >= first_s and (spans[record.number] or (record.moves and record.moves.others))
     ]
+    phases = tuple(_phase(records, slo_of, *bounds, clock) for bounds in _bounds(actions, end_s))
     return DrillReport(
         harms=harms,
-        phases=tuple(_phase(records, slo_of, *bounds, clock) for bounds in _bounds(actions, end_s)),
+        phases=phases,
         actions=actions,
         undone=tuple(undone),
         touched=tuple(touched[:MAX_TOUCHED]),
         touched_count=len(touched),
         harmed_per_second=tuple(harmed),
         texts=texts,
+        extra_usd=extra_usd(phases, usd_per_hour),
     )
+
+
+def extra_usd(phases: Sequence[Phase], usd_per_hour: float | None) -> float | None:
+    """The part of the price of the time until recovery that bought nothing, and would have before the actions.
+
+    price x (1 - attainment during / attainment before); nothing where it was no lower.
+    """
+    named = {phase.name: phase for phase in phases}
+    before, during = named.get(BEFORE), named.get(DURING)
+    if usd_per_hour is None or before is None or during is None:
+        return None
+    if not before.met or during.met is None or not during.due:
+        return None
+    usd = usd_per_hour * (during.until_s - during.from_s) / S_PER_HOUR
+    return usd * max(0.0, 1 - (during.met / during.due) / (before.met / before.due))
+
+
+def extra_cost(usd: float) -> str:
+    """`extra_usd` as a person reads it."""
+    return f"${usd:.4g} of the price until recovery bought nothing, and would have before"
 
 
 @dataclass(frozen=True, slots=True)

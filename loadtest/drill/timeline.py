@@ -4,7 +4,9 @@ On the command line one action is `20 drain decode-1`: seconds after the start, 
 
     actions:
       - {at_s: 20, drain: decode-1}
-      - {at_s: 40, run: "kubectl delete pod decode-1"}
+      - {at_s: 30, notice: "decode-2 25s"}
+      - {at_s: 40, run: "kubectl scale deployment decode --replicas 3"}
+      - {at_s: 60, slow: "80ms 10mbit"}
 
 Replicas are named as `ferry status` names them, or as `busiest:POOL`: the one that has most requests in that pool.
 """
@@ -13,9 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from loadtest.drill.slowness import FREE, Slowness, parse_slowness
+from loadtest.http.address import parse_base_url
 from loadtest.types import LoadTestError
 
 BUSIEST, PID = "busiest:", "pid:"
@@ -26,13 +30,18 @@ class Kind(StrEnum):
     UNDRAIN = "undrain"
     KILL = "kill"  # SIGKILL: the engine core of a replica on this machine, or pid:N
     KILL_HOST = "kill-host"  # SIGKILL: all processes of a replica on this machine
+    TAKE = "take"  # as kill-host, but that the replica has left already is as good
+    NOTICE = "notice"  # `REPLICA 30s`: drained through the admin API with that deadline, and taken when it is over
     STOP = "stop"  # SIGSTOP: as kill
     CONTINUE = "continue"  # SIGCONT
+    SLOW = "slow"  # the network between the load and the server: `80ms`, `10mbit`, both, or `off`
+    POST = "post"  # to a URL: a hook that gives notice, say
     RUN = "run"  # a command for the shell
 
 
-BY_ADMIN_API = frozenset({Kind.DRAIN, Kind.UNDRAIN})
-BY_SIGNAL = frozenset({Kind.KILL, Kind.KILL_HOST, Kind.STOP, Kind.CONTINUE})
+BY_ADMIN_API = frozenset({Kind.DRAIN, Kind.UNDRAIN, Kind.NOTICE})
+BY_SIGNAL = frozenset({Kind.KILL, Kind.KILL_HOST, Kind.TAKE, Kind.STOP, Kind.CONTINUE})
+OF_NO_REPLICA = frozenset({Kind.SLOW, Kind.POST, Kind.RUN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +51,13 @@ class Action:
     at_s: float
     kind: Kind
     subject: str
+    lead_s: float = 0.0
+    """Of a notice: so long after it the replica is taken."""
+    slowness: Slowness = FREE
+    """Of the network from now on."""
 
     def __str__(self) -> str:
-        return f"{self.kind.value} {self.subject}"
+        return f"{self.kind.value} {self.subject}{f' {self.lead_s:g}s' if self.kind is Kind.NOTICE else ''}"
 
     @property
     def pid(self) -> int | None:
@@ -52,7 +65,11 @@ class Action:
 
     @property
     def names_replica(self) -> bool:
-        return self.kind is not Kind.RUN and self.pid is None
+        return self.kind not in OF_NO_REPLICA and self.pid is None
+
+    def taking(self, replica: str, noticed_s: float) -> Action:
+        """What follows the notice that `replica` got at that time."""
+        return Action(noticed_s + self.lead_s, Kind.TAKE, replica)
 
 
 def parse_action(text: str) -> Action:
@@ -110,4 +127,24 @@ def _checked(at_s: float, kind: str, subject: str, where: str) -> Action:
         number = action.subject.removeprefix(PID)
         if not number.isdecimal() or int(number) <= 1:
             raise LoadTestError(f"{where}: {number!r} is not the number of a process")
+    match action.kind:
+        case Kind.NOTICE:
+            return _notice(action, where)
+        case Kind.SLOW:
+            return replace(action, slowness=parse_slowness(action.subject, where))
+        case Kind.POST if not action.subject.startswith(("http://", "https://")):
+            raise LoadTestError(f"{where}: {action.subject!r} is not an http or https URL")
+        case Kind.POST:
+            parse_base_url(action.subject)
     return action
+
+
+def _notice(action: Action, where: str) -> Action:
+    replica, _, lead = action.subject.rpartition(" ")
+    try:
+        lead_s = float(lead.removesuffix("s"))
+    except ValueError:
+        lead_s = math.nan
+    if not replica or not (lead_s >= 0 and math.isfinite(lead_s)):
+        raise LoadTestError(f"{where}: {action.subject!r} is not `REPLICA LEAD`, such as `decode-1 30s`")
+    return replace(action, subject=replica.strip(), lead_s=lead_s)

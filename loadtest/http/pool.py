@@ -36,12 +36,14 @@ class Pool:
         address: Address,
         tls: ssl.SSLContext | None,
         *,
+        relay_port: int | None = None,
         connect_timeout_s: float,
         max_answer_bytes: int,
         now_ns: NowNs,
         ended: Ended,
     ) -> None:
         self._address = address
+        self._socket_address = (address.host, address.port) if relay_port is None else ("127.0.0.1", relay_port)
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._max_answer_bytes = max_answer_bytes
@@ -111,8 +113,7 @@ class Pool:
         async with asyncio.timeout(self._connect_timeout_s):
             _, connection = await loop.create_connection(
                 lambda: Connection(self._now_ns, self._released, max_bytes=self._max_answer_bytes),
-                self._address.host,
-                self._address.port,
+                *self._socket_address,
                 ssl=self._tls,
                 server_hostname=self._address.host if self._tls else None,
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from loadtest.document import Document, SummaryFigures
-from loadtest.drill.report import DrillReport, Latencies
+from loadtest.drill.report import DrillReport, Latencies, extra_cost
 from loadtest.drill.texts import TextCheck, TextVerdict
 from loadtest.page.scale import short
 
@@ -145,6 +145,8 @@ def drill_tables(drill: DrillReport) -> str:
     parts = [f'<p class="soft">{limits}</p>', _actions_table(drill), _phases_table(drill)]
     if drill.undone:
         parts.append(f'<p class="warn">Not done, since the load had ended: {escape(", ".join(drill.undone))}.</p>')
+    if drill.extra_usd is not None:
+        parts.append(f"<p>Extra cost: {escape(extra_cost(drill.extra_usd))}.</p>")
     if drill.texts is not None:
         parts.append(_texts(drill.texts))
     if drill.touched:

@@ -16,7 +16,10 @@ def replica(name: str, pool: str = "decode", pid: int = 1, running: int = 0) -> 
 
 
 class FakeFerry:
-    """`replicas` may be changed while it runs; `asked` holds what came. `metrics` gives status and text."""
+    """`replicas` may be changed while it runs; `asked` holds what came, with its body if it had one.
+
+    `metrics` gives status and text.
+    """
 
     def __init__(self, *replicas: dict[str, Any], metrics: Callable[[], tuple[int, str]] = lambda: (404, "")) -> None:
         self.replicas = list(replicas)
@@ -52,17 +55,20 @@ class FakeFerry:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        self.asked.append(f"{request.command} {request.path}")
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0))).decode()
+        self.asked.append(f"{request.command} {request.path} {body}".strip())
         status, text = self._found(request)
-        body = text.encode()
+        answer = text.encode()
         request.send_response(status)
-        request.send_header("Content-Length", str(len(body)))
+        request.send_header("Content-Length", str(len(answer)))
         request.end_headers()
-        request.wfile.write(body)
+        request.wfile.write(answer)
 
     def _found(self, request: BaseHTTPRequestHandler) -> tuple[int, str]:
         if request.path == "/metrics":
             return self.metrics()
+        if request.path.startswith("/hook"):
+            return 200, "noted"
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
             return 401, '{"detail":"the admin API needs the token of this deployment"}'
         if request.path == "/admin/v1/replicas":

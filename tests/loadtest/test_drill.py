@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loadtest.drill.phases import Harm, harm_of, harmed_per_second, harmed_spans, recovery
 from loadtest.drill.report import AFTER, BEFORE, DURING, ActionDone, DrillReport, drill_report
+from loadtest.drill.slowness import FREE, Link, Slowness, parse_slowness
 from loadtest.drill.texts import TextVerdict, check_texts, compare_texts
 from loadtest.drill.timeline import Action, Kind, parse_action, timeline_from
 from loadtest.moves import Moves, ToldMove
@@ -177,6 +178,10 @@ def test_actions_are_read() -> None:
     assert parse_action("20 drain decode-1") == Action(20.0, Kind.DRAIN, "decode-1")
     assert parse_action("1.5s run echo a  b") == Action(1.5, Kind.RUN, "echo a  b")
     assert parse_action("3 kill pid:77").pid == 77 and not parse_action("3 kill pid:77").names_replica
+    assert parse_action("9 notice decode-1 30s") == Action(9.0, Kind.NOTICE, "decode-1", lead_s=30.0)
+    assert str(parse_action("9 notice busiest:decode 2.5")) == "notice busiest:decode 2.5s"
+    assert parse_action("9 post http://hooks.test/notice?a=b").names_replica is False
+    assert parse_action("9 slow 80ms 8mbit").slowness == Slowness(0.08, 1e6) and str(parse_action("9 slow off"))
     file = {"actions": [{"at_s": 9, "run": "true"}, {"at_s": 2.5, "kill-host": "busiest:decode"}]}
     assert timeline_from(file, "f") == [Action(2.5, Kind.KILL_HOST, "busiest:decode"), Action(9.0, Kind.RUN, "true")]
 
@@ -185,12 +190,60 @@ def test_actions_are_read() -> None:
     "text",
     (
         *("", "20 drain", "soon drain d", "-1 drain d", "nan drain d", "5 explode d", "5 drain pid:7", "5 kill pid:1"),
-        *("5 kill pid:-9", "5 kill pid:x", "inf kill d"),
+        *("5 kill pid:-9", "5 kill pid:x", "inf kill d", "5 notice d", "5 notice d soon", "5 notice d -1s"),
+        *("5 notice 3s", "5 notice pid:77 3s", "5 post ftp://x", "5 post hooks", "5 post http://"),
+        *("5 slow", "5 slow 3", "5 slow ms", "5 slow 0ms", "5 slow -1mbit", "5 slow 1ms 2ms", "5 slow infms"),
     ),
 )
 def test_an_action_that_cannot_be_meant_is_refused(text: str) -> None:
     with pytest.raises(LoadTestError):
         parse_action(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "slowness"),
+    [
+        ("off", FREE),
+        ("80ms", Slowness(delay_s=0.08)),
+        ("10mbit", Slowness(bytes_per_s=1.25e6)),
+        ("10Mbit  0.5ms", Slowness(0.0005, 1.25e6)),
+    ],
+)
+def test_how_slow(text: str, slowness: Slowness) -> None:
+    assert parse_slowness(text, "here") == slowness
+
+
+PIECES = st.lists(st.tuples(st.floats(0, 2), st.integers(1, 10**6)), min_size=1, max_size=20)
+
+
+@given(pieces=PIECES, delay_s=st.floats(0, 1), bytes_per_s=st.floats(1e4, 1e9))
+def test_a_link_carries_in_order_as_much_as_it_can(
+    pieces: list[tuple[float, int]], delay_s: float, bytes_per_s: float
+) -> None:
+    link, now_s, arrivals = Link(), 5.0, list[float]()
+    link.slowness = Slowness(delay_s, bytes_per_s)
+    for wait_s, size_bytes in pieces:
+        now_s += wait_s
+        arrivals.append(link.arrives_s(now_s, size_bytes))
+        assert arrivals[-1] >= now_s + delay_s + size_bytes / bytes_per_s - 1e-9
+    assert arrivals == sorted(arrivals)
+    whole_s = sum(size_bytes for _, size_bytes in pieces) / bytes_per_s
+    assert arrivals[-1] <= now_s + delay_s + whole_s + 1e-9, "it does not stand idle while there is something"
+    link.slowness = FREE
+    assert link.arrives_s(now_s + whole_s, 10**6) == pytest.approx(now_s + whole_s), "nor is it slow for ever"
+
+
+def test_what_actions_cost_is_what_the_time_until_recovery_did_not_buy() -> None:
+    paid = drill_report(harmed_load(), lambda _: SLO, [DONE], (), run_id="r", start_ns=0, usd_per_hour=3600.0)
+    _, during, _ = paid.phases
+    assert during.met is not None and during.until_s - during.from_s == pytest.approx(2.0)
+    assert paid.extra_usd == pytest.approx(2.0 * 7 / during.due), "a dollar a second, and seven were harmed"
+    assert report(harmed_load(), SLO, DONE).extra_usd is None, "no price"
+    no_slo = drill_report(harmed_load(), lambda _: Slo(), [DONE], (), run_id="r", start_ns=0, usd_per_hour=1.0)
+    assert no_slo.extra_usd is None
+    calm = drill_report([steady(n, 250.0 * n) for n in range(80)], lambda _: SLO, [DONE], (), run_id="r", start_ns=0,
+                        usd_per_hour=1.0)  # fmt: skip
+    assert not calm.extra_usd
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,40 @@ def test_a_process_that_is_no_replica_is_left_alone() -> None:
         assert "no replica d-9; there are d-1" in do(hands(fake), "1 kill d-9").told
 
 
+def test_a_notice_is_told_with_its_lead_and_the_host_is_taken_when_that_is_over() -> None:
+    with host() as (parent, core), FakeFerry(replica("d-1", pid=parent.pid, running=2)) as fake:
+        with Conductor([parse_action("0.1 notice busiest:decode 0.6s")], hands(fake)) as conductor:
+            conductor.begin(time.monotonic_ns())
+            time.sleep(0.4)
+            assert 'POST /admin/v1/replicas/d-1/drain {"deadline_s": 0.6}' in fake.asked and parent.is_running()
+            parent.wait(5)
+            time.sleep(0.2)
+        noticed, taken = conductor.done
+        assert noticed.what == "notice busiest:decode 0.6s" and taken.what == "take d-1" and not conductor.undone
+        assert (
+            taken.ok and str(core.pid) in taken.told and taken.began_s == pytest.approx(noticed.began_s + 0.6, abs=0.3)
+        )
+
+
+def test_a_replica_that_left_in_time_need_not_be_taken() -> None:
+    with FakeFerry(replica("d-1", running=2)) as fake:
+        fake.replicas.clear()
+        assert do(hands(fake), "1 take d-1") == Deed(True, "it had left already", "d-1")
+        with Conductor([parse_action("0 notice d-1 60s")], hands(fake)) as conductor:
+            conductor.begin(time.monotonic_ns())
+            time.sleep(0.2)
+        assert not conductor.done[0].ok and not conductor.undone, "without a notice nothing is taken"
+
+
+def test_a_hook_is_posted_to() -> None:
+    with FakeFerry() as fake:
+        assert do(hands(fake), f"1 post {fake.base_url}/hook?node=a") == Deed(True, "status 200: noted")
+        assert fake.asked == ["POST /hook?node=a {}"]
+        assert not do(hands(fake), f"1 post {fake.base_url}/elsewhere").ok
+    assert "cannot reach" in do(hands(fake), f"1 post {fake.base_url}/hook").told
+    assert "no relay" in do(hands(fake), "1 slow 5ms").told
+
+
 def test_a_command_tells_how_it_ended() -> None:
     with FakeFerry() as fake:
         assert do(hands(fake), "1 run echo done; exit 3") == Deed(False, "exit code 3: done")
@@ -174,6 +208,30 @@ def test_a_server_that_is_killed_loses_its_streams_and_the_exit_code_tells(tmp_p
     assert killed["recovery"]["after_s"] is None and killed["recovery"]["harmed_most"] >= streams["lost"]
 
 
+def test_a_slow_network_is_seen_while_it_is_slow_and_only_then(tmp_path: Path) -> None:
+    with TruthServer(replace(STREAMS, tokens=10)) as truth:
+        slow = ("--do", "2 slow 150ms", "--do", "4 slow off", "--usd-per-hour", "36")
+        result = drill(truth, tmp_path, *LOAD, "--osl", "10", "--goodput", "ttft:250", *slow)
+    slowed, freed = told(result)["drill"]["actions"]
+    assert slowed["action"]["ok"] and freed["action"]["ok"] and slowed["streams"]["lost"] == 0, result.output
+    requests = [one for one in read_run(tmp_path).records if one.ttft_ns is not None]
+    start_ns = min(one.due_ns for one in requests)
+    meanwhile = [one.ttft_ns / 1e6 for one in requests if 2.2e9 < one.due_ns - start_ns < 3.6e9 and one.ttft_ns]
+    others = [one.ttft_ns / 1e6 for one in requests if one.due_ns - start_ns < 1.8e9 and one.ttft_ns]
+    assert len(meanwhile) > 15 and 315 <= sorted(meanwhile)[len(meanwhile) // 2] <= 400, "there and back: 300 ms more"
+    assert sorted(others)[len(others) // 2] < 60
+    assert told(result)["drill"]["extra_usd"] > 0
+    assert all(one.ok and one.output_tokens == 10 for one in requests), "nothing is lost or mixed up on the way"
+
+
+def test_a_relay_passes_on_that_the_server_is_gone(tmp_path: Path) -> None:
+    with TruthServer(STREAMS) as truth:
+        result = drill(truth, tmp_path, *LOAD, "--do", "1 slow 20ms", "--do", f"2 kill pid:{truth.pid}")
+    streams = told(result)["drill"]["actions"][1]["streams"]
+    assert streams["cut"] == streams["lost"] > 5, result.output
+    assert streams["completed"] <= 4, "whose last events were on their way already"
+
+
 def test_texts_of_a_drill_that_harms_nothing_are_exact(tmp_path: Path, truth: TruthServer) -> None:
     truth.change(replace(QUICK, tokens=8))
     load = ("--max-concurrency", "1", "--num-prompts", "14", "--osl", "8")
@@ -199,6 +257,10 @@ def test_an_action_that_fails_makes_no_drill(tmp_path: Path, truth: TruthServer)
         (("--do", "1 explode x"), "is none of drain"),
         (("--do", "1 drain d-1"), "/admin/v1/replicas"),
         (("--timeline", "missing.yaml"), "cannot be read"),
+        (("--do", "1 notice d-1"), "is not `REPLICA LEAD`"),
+        (("--do", "1 slow down"), "`80ms`"),
+        (("--do", "1 slow 80ms", "--workers", "ray:127.0.0.1:1"), "on this machine"),
+        (("--do", "1 run true", "--usd-per-hour", "-1"), "--usd-per-hour"),
     ],
 )
 def test_what_cannot_be_drilled_is_told_before_the_load(
