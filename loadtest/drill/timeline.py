@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from loadtest.drill.slowness import FREE, Slowness, parse_slowness
+from loadtest.drill.slowness import FREE, OFF, Slowness, parse_slowness
 from loadtest.http.address import parse_base_url
 from loadtest.types import LoadTestError
 
@@ -103,7 +103,9 @@ def timeline_from(data: Mapping[str, object], file: str) -> list[Action]:
         at_s = entry["at_s"]
         if isinstance(at_s, bool) or not isinstance(at_s, int | float):
             raise LoadTestError(f"{where}: at_s is {at_s!r} and no number of seconds")
-        actions.append(_checked(float(at_s), str(kinds[0]), str(entry[kinds[0]]), where))
+        subject = entry[kinds[0]]
+        # YAML takes a bare `off` for false.
+        actions.append(_checked(float(at_s), str(kinds[0]), OFF if subject is False else str(subject), where))
     return in_order(actions)
 
 

@@ -182,6 +182,7 @@ def test_actions_are_read() -> None:
     assert str(parse_action("9 notice busiest:decode 2.5")) == "notice busiest:decode 2.5s"
     assert parse_action("9 post http://hooks.test/notice?a=b").names_replica is False
     assert parse_action("9 slow 80ms 8mbit").slowness == Slowness(0.08, 1e6) and str(parse_action("9 slow off"))
+    assert timeline_from({"actions": [{"at_s": 9, "slow": False}]}, "f")[0].slowness == FREE, "`off` in YAML is false"
     file = {"actions": [{"at_s": 9, "run": "true"}, {"at_s": 2.5, "kill-host": "busiest:decode"}]}
     assert timeline_from(file, "f") == [Action(2.5, Kind.KILL_HOST, "busiest:decode"), Action(9.0, Kind.RUN, "true")]
 
