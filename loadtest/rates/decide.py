@@ -23,7 +23,7 @@ FACTOR = 2.0
 # A bracket this narrow is refined: the fit's window holds both its ends.
 CLOSE = 1.3
 LOOKS = 3
-MIN_FULL_RUNS = 4
+MIN_FULL_RUNS, MIN_FULL_TO_FIT = 4, 2
 # How far beside the fitted capacity runs are made: near enough for a straight line, far enough to see its slope.
 MIN_SPREAD, MAX_SPREAD = 0.02, 0.10
 INVALID_IN_A_ROW = 3
@@ -110,10 +110,18 @@ def decide(probes: Sequence[Probe], goal: Goal) -> Try | Done:
 
 def bracket(probes: Sequence[Probe], goal: Goal) -> Bracket:
     """From the brief runs alone: later ones, close to the capacity, may fall on either side by chance."""
-    brief = [probe.run for probe in probes if probe.brief and probe.valid]
-    scatter = dispersion(run.batches for run in brief)
+    return _bracket([probe.run for probe in probes if probe.brief and probe.valid], goal)
+
+
+def bounds(probes: Sequence[Probe], goal: Goal) -> Bracket:
+    """From all runs: a rate that a brief one met may be missed by one that lasts until the queue is long."""
+    return _bracket([probe.run for probe in probes if probe.valid], goal)
+
+
+def _bracket(runs: Sequence[Run], goal: Goal) -> Bracket:
+    scatter = dispersion(run.batches for run in runs)
     looks: dict[float, list[Run]] = {}
-    for run in brief:
+    for run in runs:
         looks.setdefault(run.rate_rps, []).append(run)
     sides = {rate_rps: _verdict(runs, goal.wanted, scatter) for rate_rps, runs in looks.items()}
     missed = [rate_rps for rate_rps, verdict in sides.items() if verdict is Side.MISSED]
@@ -128,11 +136,14 @@ def capacity(probes: Sequence[Probe], goal: Goal) -> Fit | None:
     found = bracket(probes, goal)
     if not found.low_rps or math.isinf(found.high_rps):
         return None
-    runs = [probe.run for probe in probes if probe.valid]
+    every, full = [probe.run for probe in probes if probe.valid], _full(probes)
+    # Brief runs find the way. Where a queue takes longer to grow, they flatter the server.
+    runs = full if len(full) >= MIN_FULL_TO_FIT else every
     known: Fit | None = None
     centre_rps = math.sqrt(found.low_rps * found.high_rps)
     for _ in range(3):  # the window follows the capacity
-        known = fit(runs, goal.wanted, centre_rps, goal.confidence) or known
+        near = fit(runs, goal.wanted, centre_rps, goal.confidence)
+        known = near or fit(every, goal.wanted, centre_rps, goal.confidence) or known
         if known is not None:
             centre_rps = known.rate_rps
     return known
@@ -170,12 +181,16 @@ def _narrow(found: Bracket, goal: Goal) -> Try | Done:
 def _refine(probes: Sequence[Probe], goal: Goal) -> Try | Done:
     known = capacity(probes, goal)
     assert known is not None  # both ends of the bracket are within the window
-    full = [probe.run for probe in probes if probe.valid and not probe.brief]
+    full = _full(probes)
     if len(full) >= MIN_FULL_RUNS and known.half_width <= goal.precision:
         return Done(Ending.FOUND)
     spread = _spread(full, goal.wanted, known.half_width)
     rate_rps = known.rate_rps * (1 + spread if len(full) % 2 else 1 - spread)
     return Try(min(max(rate_rps, goal.min_rps), goal.max_rps), brief=False)
+
+
+def _full(probes: Sequence[Probe]) -> list[Run]:
+    return [probe.run for probe in probes if probe.valid and not probe.brief]
 
 
 def _spread(full: Sequence[Run], wanted: float, half_width: float) -> float:
@@ -200,4 +215,18 @@ def _invalid_at_the_end(probes: Sequence[Probe]) -> int:
     return count
 
 
-__all__ = ["Batch", "Bracket", "Done", "Ending", "Fit", "Goal", "Probe", "Run", "Try", "bracket", "capacity", "decide"]
+__all__ = [
+    "Batch",
+    "Bracket",
+    "Done",
+    "Ending",
+    "Fit",
+    "Goal",
+    "Probe",
+    "Run",
+    "Try",
+    "bounds",
+    "bracket",
+    "capacity",
+    "decide",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.rates.capacity import Fit
-from loadtest.rates.decide import Ending, Goal, Probe, bracket
+from loadtest.rates.decide import Ending, Goal, Probe, bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class Searched:
             return None
         low_rps, high_rps = self.fit.low_rps, self.fit.high_rps
         if low_rps and math.isfinite(high_rps):
-            bounds = f"{self.goal.confidence:.0%}: {low_rps:.4g} to {high_rps:.4g}"
-            return Known(self.fit.rate_rps, low_rps, high_rps, bounds)
-        runs = bracket(self.probes, self.goal)
-        bounds = f"met at {runs.low_rps:.4g}, missed at {runs.high_rps:.4g}; too few runs to say how sure"
-        return Known(self.fit.rate_rps, runs.low_rps, runs.high_rps, bounds)
+            told = f"{self.goal.confidence:.0%}: {low_rps:.4g} to {high_rps:.4g}"
+            return Known(self.fit.rate_rps, low_rps, high_rps, told)
+        runs = bounds(self.probes, self.goal)
+        told = f"met at {runs.low_rps:.4g}, missed at {runs.high_rps:.4g}; too few runs to say how sure"
+        return Known(self.fit.rate_rps, runs.low_rps, runs.high_rps, told)
 
 
 def statement(searched: Searched) -> str:
@@ -65,7 +65,7 @@ def statement(searched: Searched) -> str:
 def as_tree(searched: Searched, files: Sequence[str] = ()) -> dict[str, object]:
     """The search as a document, `ferry-search/1`. `files` are the reports of its runs, in order."""
     found, goal = searched.fit, searched.goal
-    runs = bracket(searched.probes, goal)
+    runs = bounds(searched.probes, goal)
     return {
         "format": "ferry-search/1",
         "ending": searched.ending.name.lower(),
