@@ -23,7 +23,7 @@ FACTOR = 2.0
 # A bracket this narrow is refined: the fit's window holds both its ends.
 CLOSE = 1.3
 LOOKS = 3
-MIN_FULL_RUNS, MIN_FULL_TO_FIT = 4, 2
+MIN_FULL_RUNS, MIN_FULL_TO_TELL = 4, 2
 # How far beside the fitted capacity runs are made: near enough for a straight line, far enough to see its slope.
 MIN_SPREAD, MAX_SPREAD = 0.02, 0.10
 INVALID_IN_A_ROW = 3
@@ -110,18 +110,10 @@ def decide(probes: Sequence[Probe], goal: Goal) -> Try | Done:
 
 def bracket(probes: Sequence[Probe], goal: Goal) -> Bracket:
     """From the brief runs alone: later ones, close to the capacity, may fall on either side by chance."""
-    return _bracket([probe.run for probe in probes if probe.brief and probe.valid], goal)
-
-
-def bounds(probes: Sequence[Probe], goal: Goal) -> Bracket:
-    """From all runs: a rate that a brief one met may be missed by one that lasts until the queue is long."""
-    return _bracket([probe.run for probe in probes if probe.valid], goal)
-
-
-def _bracket(runs: Sequence[Run], goal: Goal) -> Bracket:
-    scatter = dispersion(run.batches for run in runs)
+    brief = [probe.run for probe in probes if probe.brief and probe.valid]
+    scatter = dispersion(run.batches for run in brief)
     looks: dict[float, list[Run]] = {}
-    for run in runs:
+    for run in brief:
         looks.setdefault(run.rate_rps, []).append(run)
     sides = {rate_rps: _verdict(runs, goal.wanted, scatter) for rate_rps, runs in looks.items()}
     missed = [rate_rps for rate_rps, verdict in sides.items() if verdict is Side.MISSED]
@@ -136,9 +128,7 @@ def capacity(probes: Sequence[Probe], goal: Goal) -> Fit | None:
     found = bracket(probes, goal)
     if not found.low_rps or math.isinf(found.high_rps):
         return None
-    every, full = [probe.run for probe in probes if probe.valid], _full(probes)
-    # Brief runs find the way. Where a queue takes longer to grow, they flatter the server.
-    runs = full if len(full) >= MIN_FULL_TO_FIT else every
+    every, runs = [probe.run for probe in probes if probe.valid], telling(probes)
     known: Fit | None = None
     centre_rps = math.sqrt(found.low_rps * found.high_rps)
     for _ in range(3):  # the window follows the capacity
@@ -147,6 +137,12 @@ def capacity(probes: Sequence[Probe], goal: Goal) -> Fit | None:
         if known is not None:
             centre_rps = known.rate_rps
     return known
+
+
+def telling(probes: Sequence[Probe]) -> list[Run]:
+    """The full runs, as soon as there are some: where a queue takes a while to grow, brief ones flatter the server."""
+    full = _full(probes)
+    return full if len(full) >= MIN_FULL_TO_TELL else [probe.run for probe in probes if probe.valid]
 
 
 def _verdict(runs: Sequence[Run], wanted: float, scatter: float) -> Side:
@@ -225,8 +221,8 @@ __all__ = [
     "Probe",
     "Run",
     "Try",
-    "bounds",
     "bracket",
     "capacity",
     "decide",
+    "telling",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.rates.capacity import Fit
-from loadtest.rates.decide import Ending, Goal, Probe, bounds
+from loadtest.rates.decide import Ending, Goal, Probe, telling
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,25 @@ class Searched:
         if low_rps and math.isfinite(high_rps):
             told = f"{self.goal.confidence:.0%}: {low_rps:.4g} to {high_rps:.4g}"
             return Known(self.fit.rate_rps, low_rps, high_rps, told)
-        runs = bounds(self.probes, self.goal)
-        told = f"met at {runs.low_rps:.4g}, missed at {runs.high_rps:.4g}; too few runs to say how sure"
-        return Known(self.fit.rate_rps, runs.low_rps, runs.high_rps, told)
+        low_rps, high_rps = met_and_missed(self.probes, self.goal.wanted)
+        told = f"met up to {low_rps:.4g}, missed from {high_rps:.4g} on; too few runs to say how sure"
+        return Known(self.fit.rate_rps, low_rps, high_rps, told)
+
+
+def met_and_missed(probes: Sequence[Probe], wanted: float) -> tuple[float, float]:
+    """The rate up to which all runs that tell met the SLO, and that from which on all missed it; between, some did.
+
+    Where those are all on one side, a brief run bounds the other. 0 and infinity where none does.
+    """
+    every, runs = [probe.run for probe in probes if probe.valid], telling(probes)
+    met, missed = ([run.rate_rps for run in runs if (run.share >= wanted) is is_met] for is_met in (True, False))
+    lowest_missed, highest_met = min(missed, default=math.inf), max(met, default=0.0)
+    met = [rate for rate in met if rate < lowest_missed] or [run.rate_rps for run in every if run.share >= wanted]
+    missed = [rate for rate in missed if rate > highest_met] or [run.rate_rps for run in every if run.share < wanted]
+    return (
+        max((rate for rate in met if rate < lowest_missed), default=0.0),
+        min((rate for rate in missed if rate > highest_met), default=math.inf),
+    )
 
 
 def statement(searched: Searched) -> str:
@@ -65,7 +81,7 @@ def statement(searched: Searched) -> str:
 def as_tree(searched: Searched, files: Sequence[str] = ()) -> dict[str, object]:
     """The search as a document, `ferry-search/1`. `files` are the reports of its runs, in order."""
     found, goal = searched.fit, searched.goal
-    runs = bounds(searched.probes, goal)
+    met_rps, missed_rps = met_and_missed(searched.probes, goal.wanted)
     return {
         "format": "ferry-search/1",
         "ending": searched.ending.name.lower(),
@@ -76,8 +92,8 @@ def as_tree(searched: Searched, files: Sequence[str] = ()) -> dict[str, object]:
         "capacity_rps": found and found.rate_rps,
         "low_rps": found and found.low_rps,
         "high_rps": found and (found.high_rps if math.isfinite(found.high_rps) else None),
-        "met_rps": runs.low_rps or None,
-        "missed_rps": runs.high_rps if math.isfinite(runs.high_rps) else None,
+        "met_rps": met_rps or None,
+        "missed_rps": missed_rps if math.isfinite(missed_rps) else None,
         "took_s": searched.took_s,
         "runs": [
             {
