@@ -31,6 +31,8 @@ WINDOW = 1.35
 POCOCK = 0.212
 # Fewer runs that could have differed say too little of how much runs differ.
 TELLING_RUNS = 4
+# A run that misses the wanted share by so many times is swamped.
+SWAMPED = 3.0
 # Batches of a run are looked at one by one, and in groups.
 MERGES = (1, 2, 4)
 _RATES, _SLOPES = 321, 61
@@ -85,7 +87,7 @@ def fit(runs: Sequence[Run], wanted: float, centre_rps: float, confidence: float
         places = np.linspace(low, high, _RATES)
         likelihood = _likelihood(places, slopes, logs, counts, wanted)
         best = np.unravel_index(int(np.argmax(likelihood)), likelihood.shape)
-        scatter, degrees = _dispersion(near, _shares(places[best[0]], slopes[best[1]], logs, wanted))
+        scatter, degrees = _dispersion(near, _shares(places[best[0]], slopes[best[1]], logs, wanted), wanted)
         profile = likelihood.max(axis=1)
         bound = student(1 - POCOCK * (1 - confidence), degrees) ** 2 / 2 * scatter
         inside = np.flatnonzero(profile >= profile.max() - bound)
@@ -131,15 +133,18 @@ def _likelihood(places: Grid, slopes: Grid, log_rates: Grid, counts: Grid, wante
     return found
 
 
-def _dispersion(runs: Sequence[Run], shares: Grid) -> tuple[float, float]:
+def _dispersion(runs: Sequence[Run], shares: Grid, wanted: float) -> tuple[float, float]:
     """The scatter of batches around their runs or of runs around the fit, the worse of them; its degrees of freedom.
 
     A queue near its limit remembers longer than a batch lasts. Then neighbours are alike, batches vary too little, and
     pairs of them, or fours, tell more: the scatter is that of the scale at which it is widest. Where the limit is a
     cliff, runs are met or missed as a whole, and how much one differs from the next does not show: until it could have
     shown in `TELLING_RUNS`, a whole run counts as one request.
+
+    The queue of a swamped run grows all through, and its batches fall with it: no chance is in that.
     """
-    by_batches, within_degrees = max(_within(runs, together) for together in MERGES)
+    steady = [run for run in runs if 1 - run.share <= SWAMPED * (1 - wanted)]
+    by_batches, within_degrees = max(_within(steady, together) for together in MERGES)
     due, met = np.array([total(run.batches) for run in runs], dtype=np.float64).T
     off = np.abs(met - due * shares)
     telling = int(np.count_nonzero((due * np.minimum(shares, 1 - shares) >= 1) | (off >= 1)))

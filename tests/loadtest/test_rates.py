@@ -91,16 +91,18 @@ def test_a_cliff_that_moves_from_run_to_run_is_not_taken_for_sure() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_server_that_brief_runs_flatter_and_that_does_not_fall_to_nothing_above_its_limit(seed: int) -> None:
     """As real engines do: a queue takes a while to grow, and those that come before it has grown are served in time."""
-    rng, probes, goal = np.random.default_rng(seed), list[Probe](), Goal(WANTED, precision=0.1, max_runs=16)
+    rng, probes, goal = np.random.default_rng(seed), list[Probe](), Goal(WANTED, precision=0.1, max_runs=30)
     while isinstance(step := decide(probes, goal), Try):
         limit_rps = 4.0 * math.exp(0.03 * rng.standard_normal()) * (1.2 if step.brief else 1.0)
         share = 1.0 if step.rate_rps <= limit_rps else 0.7 * math.exp(-(step.rate_rps / limit_rps - 1) / 0.15)
         in_time = round(200 * share)
         batches = tuple(Batch(25, max(0, min(25, in_time - 25 * n))) for n in range(8))
         probes.append(Probe(Run(step.rate_rps, batches), step.brief))
-    told = Searched(goal, Ending.RUNS_SPENT, capacity(probes, goal), tuple(probes), took_s=900.0).known
-    assert told is not None and told.rate_rps == pytest.approx(3.9, rel=0.08)
-    assert told.low_rps < told.high_rps < 4.6, "what brief runs met, at 4.76, bounds nothing"
+    found = capacity(probes, goal)
+    assert step.ending is Ending.FOUND and found is not None
+    # At 3.93 some 29% of the runs are beyond their limit, and lose a third of their requests.
+    assert found.low_rps < 3.93 < found.high_rps and found.rate_rps == pytest.approx(3.93, rel=0.05)
+    assert met_and_missed(probes, WANTED)[1] < 4.6, "what brief runs met, at 4.76, bounds nothing"
 
 
 QUEUES = ((Queue(4, 0.02, Law.FIXED), 0.04), (Queue(8, 0.02, Law.EXPONENTIAL), 0.08))
