@@ -23,7 +23,7 @@ FACTOR = 2.0
 # A bracket this narrow is refined: the fit's window holds both its ends.
 CLOSE = 1.3
 LOOKS = 3
-MIN_FULL_RUNS, MIN_FULL_TO_TELL = 4, 2
+MIN_FULL_RUNS, MIN_FULL_TO_FIT = 4, 2
 # How far beside the fitted capacity runs are made: near enough for a straight line, far enough to see its slope.
 MIN_SPREAD, MAX_SPREAD = 0.02, 0.10
 INVALID_IN_A_ROW = 3
@@ -128,7 +128,7 @@ def capacity(probes: Sequence[Probe], goal: Goal) -> Fit | None:
     found = bracket(probes, goal)
     if not found.low_rps or math.isinf(found.high_rps):
         return None
-    every, runs = [probe.run for probe in probes if probe.valid], telling(probes)
+    every, runs = [probe.run for probe in probes if probe.valid], fitted(probes)
     known: Fit | None = None
     centre_rps = math.sqrt(found.low_rps * found.high_rps)
     for _ in range(3):  # the window follows the capacity
@@ -139,10 +139,10 @@ def capacity(probes: Sequence[Probe], goal: Goal) -> Fit | None:
     return known
 
 
-def telling(probes: Sequence[Probe]) -> list[Run]:
+def fitted(probes: Sequence[Probe]) -> list[Run]:
     """The full runs, as soon as there are some: where a queue takes a while to grow, brief ones flatter the server."""
     full = _full(probes)
-    return full if len(full) >= MIN_FULL_TO_TELL else [probe.run for probe in probes if probe.valid]
+    return full if len(full) >= MIN_FULL_TO_FIT else [probe.run for probe in probes if probe.valid]
 
 
 def _verdict(runs: Sequence[Run], wanted: float, scatter: float) -> Side:
@@ -224,5 +224,5 @@ __all__ = [
     "bracket",
     "capacity",
     "decide",
-    "telling",
+    "fitted",
 ]

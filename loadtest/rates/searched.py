@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.rates.capacity import Fit
-from loadtest.rates.decide import Ending, Goal, Probe, telling
+from loadtest.rates.decide import Ending, Goal, Probe, fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Searched:
 
 
 def met_and_missed(probes: Sequence[Probe], wanted: float) -> tuple[float, float]:
-    """The rate up to which all runs that tell met the SLO, and that from which on all missed it; between, some did.
+    """The rate up to which all fitted runs met the SLO, and that from which on all missed it; between, some did.
 
     Where those are all on one side, a brief run bounds the other. 0 and infinity where none does.
     """
-    every, runs = [probe.run for probe in probes if probe.valid], telling(probes)
+    every, runs = [probe.run for probe in probes if probe.valid], fitted(probes)
     met, missed = ([run.rate_rps for run in runs if (run.share >= wanted) is is_met] for is_met in (True, False))
     lowest_missed, highest_met = min(missed, default=math.inf), max(met, default=0.0)
     met = [rate for rate in met if rate < lowest_missed] or [run.rate_rps for run in every if run.share >= wanted]
