@@ -149,6 +149,7 @@ class LimitFlags:
     idle_timeout_s: flags.IdleTimeout = None
     drain_s: flags.Drain = None
     max_answer_mib: flags.MaxAnswer = 64.0
+    max_answers_mib: flags.MaxAnswers = 4096.0
     workers: flags.WorkersAt = "1"
 
     @property
@@ -164,6 +165,7 @@ class LimitFlags:
                 "--idle-timeout-s": self.idle_timeout_s,
                 "--drain-s": self.drain_s or None,  # 0: not at all
                 "--max-answer-mib": self.max_answer_mib,
+                "--max-answers-mib": self.max_answers_mib,
             }
         )
         return Limits(
@@ -173,6 +175,7 @@ class LimitFlags:
             self.idle_timeout_s,
             drain_s=self.drain_s,
             answer_bytes=round(self.max_answer_mib * 2**20),
+            answers_bytes=round(self.max_answers_mib * 2**20),
         )
 
 

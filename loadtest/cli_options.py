@@ -153,6 +153,14 @@ Drain = Annotated[float | None, typer.Option(help="Wait this long at the end.", 
 MaxAnswer = Annotated[
     float, typer.Option("--max-answer-mib", help="Of one answer; a longer one is ended.", rich_help_panel=LIMITS)
 ]
+MaxAnswers = Annotated[
+    float,
+    typer.Option(
+        "--max-answers-mib",
+        help="Of all answers under way in one worker; beyond it, the longest are ended.",
+        rich_help_panel=LIMITS,
+    ),
+]
 Workers = Annotated[int, typer.Option(help="Client processes, one core each.", rich_help_panel=LIMITS)]
 WorkersAt = Annotated[
     str,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from loadtest.http.connection import Flight, NowNs
 from loadtest.http.pool import Pool
+from loadtest.overdue import too_late, too_much
 from loadtest.timer import Timer
 from loadtest.types import Ending, Job, Limits
 
@@ -20,6 +21,8 @@ NS_PER_S = 1_000_000_000
 ALMOST_DUE_NS = 20_000
 # Between two looks at the sockets. Writing takes longer than reading, and what waits to be read gets a wrong instant.
 SENDS_AT_ONCE = 32
+# A flood of answers may grow by about a gigabyte a second; each look at thousands of flights takes some 0.1 ms.
+LOOK_EVERY_S = 0.25
 
 
 class Planned(NamedTuple):
@@ -235,12 +238,12 @@ class Driver:
             self._done.set()
 
     async def _sweep(self) -> None:
-        """Look for flights that took too long, and for the end of the time to send and to drain."""
+        """Look for flights that must be ended, and for the end of the time to send and to drain."""
         limits = self._limits
-        shortest_s = min(limits.timeout_s, limits.idle_timeout_s or limits.timeout_s, limits.drain_s or 4.0, 4.0)
+        shortest_s = min(filter(None, (limits.timeout_s, limits.idle_timeout_s, limits.drain_s)))
         drain_from_ns: int | None = None
         while True:
-            await asyncio.sleep(max(0.01, shortest_s / 4))
+            await asyncio.sleep(min(LOOK_EVERY_S, max(0.01, shortest_s / 4)))
             now_ns = self._now_ns()
             self._end_overdue(now_ns)
             if self._last_send_ns is not None and now_ns > self._last_send_ns:
@@ -254,15 +257,10 @@ class Driver:
                 self.stop(f"still running {limits.drain_s:g} s after the last request was sent")
 
     def _end_overdue(self, now_ns: int) -> None:
-        limits = self._limits
-        since_ns = now_ns - round(limits.timeout_s * NS_PER_S)
-        idle_since_ns = now_ns - round((limits.idle_timeout_s or limits.timeout_s) * NS_PER_S)
-        overdue = [flight for _, flight in self._flights.values() if flight.send_ns and flight.send_ns < idle_since_ns]
-        for flight in overdue:
-            if flight.send_ns < since_ns:
-                self._give_up(flight, Ending.TIMED_OUT, f"no end within {limits.timeout_s:g} s")
-            elif (flight.read_ns[-1] if flight.read_ns else flight.send_ns) < idle_since_ns:
-                self._give_up(flight, Ending.TIMED_OUT, f"nothing came for {limits.idle_timeout_s:g} s")
+        flights = [flight for _, flight in self._flights.values()]
+        for flight, ending, why in (*too_late(flights, self._limits, now_ns), *too_much(flights, self._limits)):
+            if flight.ending is None:
+                self._give_up(flight, ending, why)
 
     def _give_up(self, flight: Flight, ending: Ending, why: str) -> None:
         assert self._pool is not None

@@ -149,6 +149,8 @@ class Limits:
     """How long to wait for running requests after the last was sent; None: until each ends or times out."""
     answer_bytes: int = 64 << 20
     """Of one answer at most, head and framing included; it is kept in memory until it has ended."""
+    answers_bytes: int = 4 << 30
+    """Of all answers under way in one worker: beyond it, the longest are ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,17 @@ def test_each_kind_is_counted_told_and_harms_no_other_request(name: str, tmp_pat
     assert [one.outcome for one in records] == [Outcome.OK, kind.outcome, Outcome.OK]
 
 
+@pytest.mark.slow
+def test_answers_without_end_are_bounded_together(tmp_path: Path) -> None:
+    flood = floods(UNFRAMED_STREAM)
+    limits = ["--max-answer-mib", "4096", "--max-answers-mib", "2", "--timeout-s", "20"]
+    with BadServer({CHAT: in_turn(good(), flood, flood, flood, good())}) as server:
+        told = run(server, tmp_path, "--model", "x", "--num-prompts", "5", "--max-concurrency", "5", *limits)
+    assert told.exit_code in (0, 3) and "held more than 2 MiB (--max-answers-mib)" in told.output, told.output
+    (report,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert report["total"]["outcomes"] == {"ok": 2, Outcome.BAD_BODY.value: 3}
+
+
 def test_a_run_in_which_nothing_completed_is_no_success(tmp_path: Path) -> None:
     with BadServer({CHAT: refused(401, "who are you?")}) as server:
         told = run(server, tmp_path, "--model", "x")
@@ -202,6 +213,7 @@ def test_an_admin_api_that_is_none_is_told_before_the_drill(answer: Answer, told
         ["--warmup-s", "nan"],
         ["--max-concurrency", "0"],
         ["--max-answer-mib", "0"],
+        ["--max-answers-mib", "0"],
         ["--benchmark-duration", "inf"],
         ["--request-rate", "5", "--on-off", "inf:1", "--benchmark-duration", "5"],
         ["--isl", "0"],
