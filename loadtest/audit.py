@@ -33,6 +33,7 @@ class WorkerAudit:
     clock_step_ms: float  # how far the wall clock moved against the monotonic one
     uvloop: bool
     spool_error: str = ""
+    lacked_sockets: int = 0  # connections that this machine had no socket for
     clock_offset_ms: float = 0.0  # of another machine's clock, taken out of all times
     clock_bound_ms: float = 0.0  # how far that may be off
 
@@ -82,6 +83,11 @@ def faults(audit: Audit, *, ttft_ms: float | None, excused: bool, died: tuple[st
             )
         if worker.cpu_wait_share > MAX_CPU_WAIT_SHARE:
             found.append(f"worker {number} waited {worker.cpu_wait_share:.0%} of the time for a free core")
+        if worker.lacked_sockets:
+            found.append(
+                f"worker {number} had no socket left for {worker.lacked_sockets} connections; raise the limit of open "
+                "files (ulimit -Hn) or take more workers"
+            )
         if worker.stall_p99_ms > limit_ms:
             found.append(f"worker {number}'s event loop stalled: p99 is {worker.stall_p99_ms:.1f} ms")
         if worker.clock_bound_ms > limit_ms:

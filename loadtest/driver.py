@@ -151,7 +151,8 @@ class Driver:
 
     def _push(self, at_ns: int, planned: Planned) -> None:
         if self._last_send_ns is not None and at_ns > self._last_send_ns:
-            return  # not part of the run
+            self._later_turns.pop(planned.job.session, None)
+            return  # not part of the run, and no later turn of its session either
         self._order += 1
         heapq.heappush(self._due, _Due(at_ns, self._order, planned))
 
@@ -222,6 +223,8 @@ class Driver:
         turns = self._later_turns.get(job.session)
         if turns:
             following = turns.popleft()
+            if not turns:
+                del self._later_turns[job.session]
             due_s, think_ns = following.job.due_s, round(following.job.think_s * NS_PER_S)
             not_before_ns = self._start_ns + round(due_s * NS_PER_S) if due_s is not None else 0
             self._push(max(end_ns + think_ns, not_before_ns), following)
@@ -237,6 +240,10 @@ class Driver:
         if not (self._flights or self._due or self._held or self._unheld):
             self._done.set()
 
+    def _has_more(self) -> bool:
+        """Whether there will be more to send: a closed loop and its sessions wait for what runs."""
+        return bool(self._due or self._held or self._unheld or self._free or self._later_turns)
+
     async def _sweep(self) -> None:
         """Look for flights that must be ended, and for the end of the time to send and to drain."""
         limits = self._limits
@@ -249,7 +256,7 @@ class Driver:
             if self._last_send_ns is not None and now_ns > self._last_send_ns:
                 self._send_no_more("the time to send was over")
                 self._finish_if_idle()
-            if self._due or self._held or self._unheld or limits.drain_s is None:
+            if limits.drain_s is None or self._has_more():
                 drain_from_ns = None
             elif drain_from_ns is None:
                 drain_from_ns = now_ns

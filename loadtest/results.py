@@ -29,6 +29,7 @@ SERVER_SUFFIX = ".server.json.gz"
 _INSTANTS = ("due_ns", "send_ns", "first_ns", "last_ns", "end_ns")
 _NEVER_IF_ZERO = ("send_ns", "first_ns", "last_ns")
 _NEVER = -1
+_NEWER = ("moves", "connect_ns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +153,13 @@ def _as_row(record: Record, start_ns: int) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any]) -> Record:
-    values = {field.name: row[field.name] for field in fields(Record) if field.name != "moves"}
+    # Files of earlier versions lack some keys.
+    values = {field.name: row[field.name] for field in fields(Record) if field.name not in _NEWER}
+    values["connect_ns"] = row.get("connect_ns", 0)
     for name in _NEVER_IF_ZERO:
         values[name] = max(0, values[name])
     values["event_ns"] = np.array(values["event_ns"], dtype=np.int64)
     values["outcome"] = Outcome(values["outcome"])
     values["flags"] = tuple(Flag(flag) for flag in values["flags"])
-    # Files of earlier versions have no such key.
     values["moves"] = msgspec.convert(row.get("moves"), Moves | None)
     return Record(**values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from loadtest.audit import WorkerAudit
 from loadtest.cost import Rent
@@ -24,15 +23,13 @@ class RunSpec:
     """0 with `ray_address`: one on each node."""
     warmup_s: float = 0.0
     """Requests due earlier than this are sent but not counted."""
+    lasts_s: float | None = None
+    """How long the jobs are due, where that is known and not just the last due time."""
     stall_ms: float = 1000.0
     """A gap above it is flagged as a stall."""
-    warm_connections: int | None = None
-    """Connections opened before the start; None: as many as the first second will probably need."""
     keep_text: bool = False
     class_slos: Mapping[str, Slo] = field(default_factory=dict)
     """Of SLO classes that `slo` is not for."""
-    spool_folder: Path | None = None
-    """Where raw answers that do not fit into memory wait for the end; None: the system's temporary folder."""
     rent: Rent | None = None
     ray_address: str | None = None
     """Workers are tasks of this Ray cluster; None: processes of this machine."""

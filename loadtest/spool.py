@@ -37,7 +37,7 @@ class Spool:
         self._kept_bytes = 0
         self._writing: deque[tuple[bytes, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
         self._whole_bytes = 0  # of the file, from its begin, known to be good
         self.error = ""
 
@@ -55,7 +55,7 @@ class Spool:
             self._settle()
         self._writer.shutdown()
         if self._file is not None:
-            with self._file as file:
+            with io.BufferedReader(self._file) as file:
                 file.seek(0)
                 yield from _exchanges(file, self._whole_bytes)
         while self._kept:
@@ -74,9 +74,11 @@ class Spool:
 
     def _append(self, batch: bytes) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # `drain` closes it
-        self._file.write(batch)
-        self._file.flush()
+            # Unbuffered: what a write that failed left in a buffer would fail again when the file is read.
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  # `drain` closes it
+        left = memoryview(batch)
+        while left:
+            left = left[self._file.write(left) :]
 
     def _settle(self) -> None:
         """Look at the oldest write. After one that failed, whatever stands behind it in the file is not trusted."""

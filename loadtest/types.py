@@ -95,6 +95,12 @@ class Slo:
         limits = (self.ttft_ms, self.tpot_ms, self.e2e_ms, self.max_gap_ms)
         return bool(self.promises) or any(limit is not None for limit in limits)
 
+    @property
+    def needs_streams(self) -> bool:
+        """An answer in one piece has one instant: there is no telling its first token from its last."""
+        limits = (self.ttft_ms, self.tpot_ms, self.max_gap_ms)
+        return any(limit is not None for limit in limits) or any(one.metric != "e2e" for one in self.promises)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -168,6 +174,7 @@ class Exchange:
     resent: bool
     read_ns: list[int]
     pieces: list[bytes]
+    connect_ns: int = 0  # how long its connection took to open; 0 where an idle one was there
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,8 @@ class Record:
     text: str | None = None
     moves: Moves | None = None
     """None: the server told nothing of moves."""
+    connect_ns: int = 0
+    """How long its connection took to open; 0 where an idle one was there."""
 
     @property
     def ok(self) -> bool:
@@ -220,8 +229,8 @@ class Record:
 
     @property
     def lag_ns(self) -> int | None:
-        """How late we sent it ourselves; time that the concurrency limit kept it back is not ours."""
-        return self.send_ns - self.due_ns - self.held_ns if self.send_ns else None
+        """How late we sent it ourselves. What the concurrency limit and a new connection took is not ours."""
+        return self.send_ns - self.due_ns - self.held_ns - self.connect_ns if self.send_ns else None
 
     @property
     def e2e_ns(self) -> int | None:

@@ -38,7 +38,6 @@ def orders_of(spec: RunSpec, run_id: str, workers: int) -> list[WorkOrder]:
             warm_connections=math.ceil(warm / len(shares)),
             stall_ms=spec.stall_ms,
             keep_text=spec.keep_text,
-            spool_folder=spec.spool_folder if spec.ray_address is None else None,
         )
         for share, part in zip(shares, _parts(concurrency or 0, len(shares)), strict=True)
     ]
@@ -49,9 +48,7 @@ def _parts(whole: int, count: int) -> list[int]:
 
 
 def _warm_connections(spec: RunSpec) -> int:
-    """At least one, so that an endpoint nobody listens on is found before the start."""
-    if spec.warm_connections is not None:
-        return max(1, spec.warm_connections)
+    """As many as the first second will probably need; at least one, so that it is found where nobody listens."""
     slots = spec.limits.concurrency if spec.limits.concurrency is not None else len(spec.jobs)
     at_once = sum(1 for job in spec.jobs if job.turn == 0 and not job.due_s)
     soon = sum(1 for job in spec.jobs if job.turn == 0 and job.due_s and job.due_s < 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import ssl
 import sys
@@ -13,7 +14,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
-from pathlib import Path
 from typing import TypeVar
 
 from loadtest.audit import WorkerAudit
@@ -47,7 +47,6 @@ class WorkOrder:
     warm_connections: int
     stall_ms: float
     keep_text: bool
-    spool_folder: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,7 @@ def worker_main(pipe: Pipe) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # may reach all processes; the parent tells us what they mean
         signal.signal(number, signal.SIG_IGN)
+    _allow_many_sockets()
     try:
         worker = Worker(pipe, _order(pipe))
         audit = run_on_loop(worker.run)
@@ -112,6 +112,12 @@ def worker_main(pipe: Pipe) -> None:
         return  # the parent is gone, and with it whoever wanted to know
     finally:
         pipe.close()
+
+
+def _allow_many_sockets() -> None:
+    """Every stream takes one, and the usual limit of 1,024 files is a soft one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _order(pipe: Pipe) -> WorkOrder:
@@ -158,7 +164,7 @@ class Worker:
         self._jobs = {one.job.number: one.job for one in planned}
         self._writer = writer
         self._conversations = Conversations(order.jobs)
-        self._spool = Spool(order.spool_folder)
+        self._spool = Spool()
         self._finished: deque[Flight] = deque()
         self._now_ns = time.monotonic_ns
         self._driver = Driver(
@@ -249,6 +255,7 @@ class Worker:
             resent=counts.resent,
             opened=counts.opened,
             failed_to_open=counts.failed_to_open,
+            lacked_sockets=counts.lacked_sockets,
             peak_in_flight=driver.peak_in_flight,
             peak_rss_bytes=peak_rss_bytes(),
             clock_step_ms=(after.wall_clock_ns - before.wall_clock_ns - wall_ns) / 1e6,

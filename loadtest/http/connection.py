@@ -19,6 +19,7 @@ class Flight:
 
     __slots__ = (
         "answer_bytes",
+        "connect_ns",
         "connection",
         "detail",
         "due_ns",
@@ -39,6 +40,7 @@ class Flight:
         self.request = request
         self.due_ns = due_ns
         self.held_ns = held_ns
+        self.connect_ns = 0
         self.send_ns = 0
         self.end_ns = 0
         self.ending: Ending | None = None
@@ -64,6 +66,7 @@ class Flight:
             resent=self.resent,
             read_ns=self.read_ns,
             pieces=self.pieces,
+            connect_ns=self.connect_ns,
         )
 
 

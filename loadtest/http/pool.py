@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from loadtest.http.address import Address
 from loadtest.http.connection import Connection, Flight, NowNs
 from loadtest.types import Ending, LoadTestError
 
+NO_SOCKET_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL})
 # So many handshakes at once while warming up: a listen queue of the usual 128 must not overflow.
 WARM_AT_ONCE = 64
 
@@ -21,11 +23,12 @@ Ended = Callable[[Flight], None]
 class PoolCounts:
     """What the pool did while the run went on."""
 
-    sent: int = 0
     reused: int = 0
     resent: int = 0
     opened: int = 0
     failed_to_open: int = 0
+    lacked_sockets: int = 0
+    """Of those that failed to open: this process or machine had no socket left."""
 
 
 class Pool:
@@ -68,7 +71,6 @@ class Pool:
         while idle:
             connection = idle.pop()
             if connection.usable:
-                self.counts.sent += 1
                 connection.send(flight)
                 return
         self._send_on_new(flight)
@@ -95,17 +97,19 @@ class Pool:
         self._fail(flight, ending, detail)
 
     async def _open_and_send(self, flight: Flight) -> None:
+        begun_ns = self._now_ns()
         try:
             connection = await self._open()
         except (OSError, TimeoutError) as error:
             self.counts.failed_to_open += 1
+            self.counts.lacked_sockets += isinstance(error, OSError) and error.errno in NO_SOCKET_LEFT
             self._fail(flight, Ending.NO_CONNECTION, _told(error))
             return
         self.counts.opened += 1
         if flight.ending is not None:
             connection.abort()
             return
-        self.counts.sent += 1
+        flight.connect_ns = self._now_ns() - begun_ns
         connection.send(flight)
 
     async def _open(self) -> Connection:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import signal
 import threading
 import time
@@ -16,6 +18,9 @@ import pytest
 
 from loadtest.calibrate import compare
 from loadtest.driver import Counts
+from loadtest.http.address import parse_base_url
+from loadtest.http.connection import Flight
+from loadtest.http.pool import Pool, PoolCounts
 from loadtest.jobs import body, closed_loop, open_loop, sessions
 from loadtest.runner import run
 from loadtest.spec import RunResult, RunSpec
@@ -211,6 +216,37 @@ def test_time_to_send_and_to_drain_are_limits(truth: TruthServer) -> None:
     # Five or six were due in half a second; one was sent, and did not end in time.
     found = outcomes(result)
     assert found[Outcome.UNFINISHED] == 1 and found[Outcome.UNSENT] in (4, 5) and len(found) == 2
+
+
+@pytest.mark.parametrize("turns", [1, 4])
+def test_a_closed_loop_does_not_drain_while_there_is_more_to_send(truth: TruthServer, turns: int) -> None:
+    jobs = sessions([[BODY] * turns] * (40 // turns), [[0.0] * turns] * (40 // turns))
+    result = go(truth, jobs, Limits(concurrency=4, drain_s=0.1))
+    assert outcomes(result) == {Outcome.OK: 40}
+
+
+def test_connections_without_a_socket_are_told_apart(truth: TruthServer) -> None:
+    async def send_many() -> PoolCounts:
+        ended: list[Flight] = []
+        address = parse_base_url(truth.base_url)
+        pool = Pool(
+            address, None, connect_timeout_s=5, max_answer_bytes=1000, now_ns=time.monotonic_ns, ended=ended.append
+        )
+        for number in range(200):
+            pool.send(Flight(number, b"GET /health HTTP/1.1\r\n\r\n", 0))
+        while len(ended) < 200:
+            await asyncio.sleep(0.01)
+        pool.close()
+        return pool.counts
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, before[1]))
+    try:
+        counts = asyncio.run(asyncio.wait_for(send_many(), 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert counts.opened and counts.lacked_sockets == counts.failed_to_open == 200 - counts.opened
 
 
 def test_an_interrupted_run_keeps_what_was_seen(truth: TruthServer) -> None:

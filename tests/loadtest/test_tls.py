@@ -8,12 +8,13 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from loadtest.jobs import body, closed_loop
+from loadtest.jobs import body, closed_loop, open_loop
 from loadtest.runner import run
 from loadtest.spec import RunSpec
 from loadtest.types import Limits, LoadTestError, Outcome, Target
@@ -47,11 +48,18 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(certificate: Path) -> Iterator[int]:
-    """A server that answers every request with the same stream, each piece in a TLS record of its own."""
+    with tls_server(certificate) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def tls_server(certificate: Path, handshake_after_s: float = 0.0) -> Iterator[int]:
+    """Answers every request with the same stream, each piece in a TLS record of its own; yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
 
     def talk(plain: socket.socket) -> None:
+        time.sleep(handshake_after_s)
         # Clients that do not trust us, or are done, end the conversation in their own way.
         with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as peer:
             while peer.recv(65_536):
@@ -78,6 +86,17 @@ def test_streams_come_whole_over_reused_tls_connections(port: int, certificate: 
     result = run(spec(Target(f"https://localhost:{port}", ca_file=str(certificate))))
     assert [(one.outcome, len(one.event_ns)) for one in result.records] == [(Outcome.OK, 3)] * REQUESTS
     assert result.workers[0].reused == REQUESTS - 2
+
+
+@pytest.mark.slow
+def test_a_slow_handshake_is_not_the_clients_lag(certificate: Path) -> None:
+    with tls_server(certificate, handshake_after_s=0.2) as port:
+        jobs = open_loop([body("/v1/chat/completions", "m", "hi", 3, stream=True)] * 3, [0.0, 1.1, 1.1])
+        result = run(RunSpec(Target(f"https://localhost:{port}", verify_tls=False), jobs, Limits(timeout_s=10)))
+    anew = [one for one in result.records if not one.reused]
+    assert all(one.ok for one in result.records) and len(anew) == 2
+    waited, lags = [one.send_ns - one.due_ns for one in anew], [one.lag_ns for one in anew]
+    assert max(waited) > 200e6 and all(lag is not None and lag < 100e6 for lag in lags)
 
 
 def test_any_certificate_will_do_if_asked_for(port: int) -> None:
