@@ -21,13 +21,14 @@ from loadtest.types import Outcome, Record, Slo
 Values = NDArray[np.float64]
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-# Where the pace of a run is looked at: without its first and last requests, whose ends are a matter of their lengths.
-MIDDLE = (0.1, 0.9)
+# A server falls behind where latency grows with the due time by more than so many standard errors of that slope.
+SURE_SLOPE = 3.0
 CONFIDENCE = 0.95
 
 DEFINITIONS: Mapping[str, str] = MappingProxyType(
     {
-        "ttft": "from the due time to the first event with a generated token (content, reasoning or tool call)",
+        "ttft": "from the due time to the first event with a generated token (content, reasoning or tool call); of an "
+        "answer without one, as in one piece, the end is held against the limit",
         "ttft_net": "the same, from the instant the request was handed to the socket",
         "tpot": "from the first to the last token event, per output token after those of the first event",
         "gap": "between two token events of a stream, pooled; a stream that broke adds one infinite gap to 'all'",
@@ -37,8 +38,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "all": "percentiles over all requests due in the window; one that did not complete is infinite",
         "attainment": "requests that met every limit of the SLO / all requests due in the window",
         "goodput": "requests that met every limit of the SLO, per second of the window",
-        "completed/s, tokens/s": "per second of the window, or, where answers ended further apart than they were due "
-        "(a server that falls behind), of the time they took",
+        "completed/s, tokens/s": "per second of the window; where latency grows with the due time (a server that falls "
+        "behind), of the time that the answers took to come out",
     }
 )
 
@@ -137,16 +138,19 @@ def stretch(completed: Sequence[Record]) -> float:
     """How many times longer the answers took to come out than the requests to come in; 1 for a server that keeps up.
 
     A queue that grows lets its answers out at the server's own pace, long after the last request is due. Counted per
-    second of sending they would seem to have come out as fast as they went in, at every rate.
+    second of sending they would seem to have come out as fast as they went in, at every rate. So it is one more than
+    the slope of the latency over the due time, where that slope is beyond chance: answers of unequal length scatter.
     """
-    due_s = _middle_s([record.due_ns for record in completed])
-    end_s = _middle_s([record.end_ns for record in completed])
-    return max(1.0, end_s / due_s) if due_s > 0 else 1.0
-
-
-def _middle_s(instants_ns: Sequence[int]) -> float:
-    first_ns, last_ns = np.quantile(np.array(instants_ns, dtype=np.float64), MIDDLE) if instants_ns else (0.0, 0.0)
-    return float(last_ns - first_ns) / 1e9
+    due_s = np.array([record.due_ns for record in completed], dtype=np.float64) / 1e9
+    took_s = np.array([record.end_ns - record.due_ns for record in completed], dtype=np.float64) / 1e9
+    if len(due_s) < 3 or due_s.min() == due_s.max():
+        return 1.0
+    due_s -= due_s.mean()
+    squares = float((due_s**2).sum())
+    slope = float((due_s * took_s).sum()) / squares
+    off_s = took_s - took_s.mean() - slope * due_s
+    standard_error = math.sqrt(float((off_s**2).sum()) / (len(due_s) - 2) / squares)
+    return 1.0 + slope if slope > SURE_SLOPE * standard_error else 1.0
 
 
 def by_class(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -164,12 +168,15 @@ def in_window(records: Iterable[Record], start_ns: int, warmup_s: float) -> list
 
 
 def meets(record: Record, slo: Slo) -> bool:
-    """True if it completed within every limit. A limit on what the answer does not have (one event: no TPOT) is met."""
+    """True if it completed within every limit. A limit on what the answer does not have (one event: no TPOT) is met.
+
+    An answer without a first token, as one that is no stream, showed its user nothing before its end: that is its TTFT.
+    """
     if not record.ok:
         return False
-    gaps_ns = record.gaps_ns
+    gaps_ns, ttft_ns = record.gaps_ns, record.ttft_ns
     measured = (
-        (slo.ttft_ms, record.ttft_ns),
+        (slo.ttft_ms, ttft_ns if ttft_ns is not None else record.end_ns - record.due_ns),
         (slo.tpot_ms, record.tpot_ns),
         (slo.e2e_ms, record.e2e_ns),
         (slo.max_gap_ms, int(gaps_ns.max()) if gaps_ns.size else None),

@@ -94,7 +94,7 @@ def build(result: RunResult) -> Report:
         judged=judged,
         moves=total_of(record.moves for record in records),
         server=server_total(result.watched) if result.watched is not None else None,
-        cost=cost_of(records, spec.slo_of, total.window_s, rent) if rent is not None else None,
+        cost=cost_of(records, spec.slo_of, window_s, rent, tokens_per_s=total.output_tokens_per_s) if rent else None,
     )
 
 
@@ -116,6 +116,7 @@ def as_json(report: Report, result: RunResult) -> dict[str, Any]:
             "jobs": len(spec.jobs),
             "models": models_of(spec.jobs[:MODELS_LOOKED_FOR]),
             "workers": spec.workers,
+            "closed_loop": all(job.due_s is None for job in spec.jobs),
             "warmup_s": spec.warmup_s,
             "stall_ms": spec.stall_ms,
             "limits": asdict(spec.limits),
@@ -136,13 +137,21 @@ def as_json(report: Report, result: RunResult) -> dict[str, Any]:
 
 
 def _window_s(result: RunResult, records: Sequence[Record], *, open_loop: bool) -> float:
-    """From the end of the warm-up to the last due time in an open loop, to the last end in a closed one."""
+    """From the end of the warm-up on: to the last end, in an open loop until no more would have been due.
+
+    Where that is not known it is a mean gap after the last due time: else ten requests at 1/s, due within 9 s, would
+    read as 1.1/s.
+    """
     if not records:
         return 0.0
-    from_ns = result.start_ns + round(result.spec.warmup_s * 1e9)
+    spec = result.spec
+    if open_loop and spec.lasts_s is not None and not result.interrupted and spec.lasts_s > spec.warmup_s:
+        return spec.lasts_s - spec.warmup_s
+    from_ns = result.start_ns + round(spec.warmup_s * 1e9)
     last_due_ns = max(record.due_ns for record in records)
-    until_ns = last_due_ns if open_loop and last_due_ns > from_ns else max(record.end_ns for record in records)
-    return (until_ns - from_ns) / 1e9
+    if open_loop and last_due_ns > from_ns:
+        return (last_due_ns - from_ns) / 1e9 * len(records) / max(1, len(records) - 1)
+    return (max(record.end_ns for record in records) - from_ns) / 1e9
 
 
 def _audit(result: RunResult, records: Sequence[Record], total: Summary) -> Audit:
@@ -195,6 +204,9 @@ def _warnings(result: RunResult, total: Summary) -> tuple[str, ...]:
             found.append(f"the wall clock moved by {worker.clock_step_ms:.1f} ms: times of other logs may not fit")
     if result.workers and not all(worker.uvloop for worker in result.workers):
         found.append("uvloop is not installed: the client takes more CPU than it needs")
+    whole = sum(record.ok and not record.streamed for record in result.records)
+    if whole and any(slo.needs_streams for slo in (spec.slo, *spec.class_slos.values())):
+        found.append(f"{whole} answers were no streams: their end is taken for the TTFT, TPOT and gaps were not seen")
     found += for_records(result.records, spec.target.endpoint, result.served)
     return tuple(dict.fromkeys(found))
 

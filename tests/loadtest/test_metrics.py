@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.metrics import by_class, in_window, meets, quantile, summarise, wilson
+from loadtest.metrics import by_class, in_window, meets, quantile, stretch, summarise, wilson
 from loadtest.types import Flag, Outcome, Slo
 from tests.loadtest.builders import MS, record
 
@@ -91,6 +92,25 @@ def test_a_server_that_falls_behind_gives_out_less_than_comes_in(service_ms: int
     assert summary.completed_rps == pytest.approx(out_rps, rel=0.001)
     assert summary.output_tokens_per_s == pytest.approx(5 * out_rps, rel=0.001)
     assert summarise(records, Slo(), 20.0).completed_rps == 10.0, "a closed loop waits for its answers"
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.0])
+@pytest.mark.parametrize(("count", "mean_ms"), [(20, 3_000.0), (100, 15_000.0), (300, 30_000.0)])
+def test_answers_of_unequal_length_are_no_queue(count: int, mean_ms: float, cv: float) -> None:
+    """Five a second, all served at once: however much their lengths differ, they come out as they were due."""
+    rng = np.random.default_rng(count)
+    kept_up = 0
+    for _ in range(100):
+        due_ms = np.sort(rng.uniform(0, 200 * count, count))
+        end_ms = due_ms + rng.gamma(1 / cv**2, mean_ms * cv**2, count)
+        pairs = zip(due_ms.tolist(), end_ms.tolist(), strict=True)
+        kept_up += stretch([record([due, end], due_ms=due) for due, end in pairs]) == 1.0
+    assert kept_up >= 98
+
+
+def test_without_a_first_token_the_user_waits_for_the_end() -> None:
+    whole = replace(record([900, 950]), streamed=False, first_ns=0, last_ns=0)
+    assert meets(whole, Slo(ttft_ms=950)) and not meets(whole, Slo(ttft_ms=949))
 
 
 def test_requests_all_due_at_once_have_no_pace_to_keep() -> None:

@@ -137,9 +137,28 @@ def test_the_verdict_says_how_sure_it_is(late: int, count: int, verdict: Verdict
     assert build(result(some(count, late), Slo())).verdict is Verdict.NO_SLO
 
 
-def test_the_window_of_an_open_loop_ends_at_the_last_due_time() -> None:
+def test_the_window_of_an_open_loop_ends_a_mean_gap_after_the_last_due_time() -> None:
     report = build(result(some(11)))
-    assert report.total.window_s == pytest.approx(1.0) and report.audit.offered_rps == pytest.approx(11.0)
+    assert report.total.window_s == pytest.approx(1.1) and report.audit.offered_rps == pytest.approx(10.0)
+
+
+def test_a_load_of_known_length_has_that_window() -> None:
+    made = result(some(11))
+    made = replace(made, spec=replace(made.spec, lasts_s=4.0, warmup_s=0.5))
+    assert build(made).total.window_s == 3.5 and build(made).total.due_rps == pytest.approx(6 / 3.5)
+    assert build(replace(made, interrupted=True)).total.window_s < 1.0
+
+
+def test_what_a_new_connection_took_is_not_the_clients_lag() -> None:
+    records = [replace(one, send_ns=one.due_ns + 60 * MS, connect_ns=59 * MS) for one in some(20)]
+    report = build(result(records))
+    assert report.audit.lag_p99_ms == pytest.approx(1.0) and not report.faults
+
+
+def test_answers_that_are_no_streams_are_told_where_the_slo_needs_streams() -> None:
+    whole = [replace(one, streamed=False, first_ns=0, last_ns=0) for one in some(3)]
+    assert any("3 answers were no streams" in one for one in build(result(whole)).warnings)
+    assert not build(result(whole, Slo(e2e_ms=500))).warnings
 
 
 def test_a_client_that_was_late_makes_the_run_invalid() -> None:
@@ -160,6 +179,7 @@ AUDIT = Audit(
         (replace(AUDIT, workers=(replace(WORKER, cpu_s=7.5),)), "used 75% of a core"),
         (replace(AUDIT, workers=(WORKER, replace(WORKER, cpu_wait_s=3.0))), "worker 1 waited 30%"),
         (replace(AUDIT, workers=(replace(WORKER, stall_p99_ms=40.0),)), "event loop stalled: p99 is 40.0 ms"),
+        (replace(AUDIT, workers=(replace(WORKER, lacked_sockets=3),)), "no socket left for 3 connections"),
         (replace(AUDIT, sent=90), "only 90 of 100"),
         (replace(AUDIT, lag_p99_ms=26.0), "lag p99 is 26.0 ms"),
     ],
