@@ -81,6 +81,7 @@ def run(
             slo,
             bounds.crew[0],
             times.warmup_s,
+            load.lasts_s,
             ray_address=bounds.crew[1],
             keep_text=keep_text,
             class_slos=class_slos,

@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -17,10 +17,11 @@ from typing import Any, TypeVar, get_type_hints
 from loadtest import cli_options as flags
 from loadtest.asks import parse_mix
 from loadtest.endpoint import first_model
-from loadtest.goals import read_goals
+from loadtest.goals import check_seen, read_goals
 from loadtest.load_plan import LoadPlan
 from loadtest.options import check_above_zero, parse_header, parse_slo, parse_workers
 from loadtest.types import Limits, LoadTestError, Slo, Target
+from loadtest.unused_flags import check_flags
 
 T = TypeVar("T")
 
@@ -130,14 +131,14 @@ class GoalFlags:
         return Slo(), read_goals(self.slo)
 
     def class_of_load(self, workload: Path | None) -> str:
-        """Of requests that no workload gives a class."""
-        if self.slo is None or workload is not None:
+        """Of requests that no workload gives a class. Raises LoadTestError if it is not in the SLO file."""
+        if self.slo is None:
             return self.slo_class
         classes = read_goals(self.slo)
-        if self.slo_class or len(classes) > 1:
-            if self.slo_class not in classes:
-                raise LoadTestError(f"--slo-class should be one of {', '.join(classes)}")
+        if self.slo_class in classes or (workload is not None and not self.slo_class):
             return self.slo_class
+        if self.slo_class or len(classes) > 1:
+            raise LoadTestError(f"--slo-class should be one of {', '.join(classes)}")
         return next(iter(classes))
 
 
@@ -180,7 +181,11 @@ class LimitFlags:
 
 
 def plan_of(target: TargetFlags, times: TimesFlags, requests: RequestFlags, goal: GoalFlags) -> LoadPlan:
-    """The load that these flags ask for. Raises LoadTestError, also where the endpoint must name a model and cannot."""
+    """The load that these flags ask for.
+
+    Raises:
+        LoadTestError: for what cannot be had or would do nothing, and where the endpoint must name a model and cannot.
+    """
     check_above_zero(
         {
             "--max-concurrency": times.max_concurrency,
@@ -192,9 +197,11 @@ def plan_of(target: TargetFlags, times: TimesFlags, requests: RequestFlags, goal
             "--prefix-prompt-length": requests.prefix_prompt_length or None,
         }
     )
-    return LoadPlan(
+    if requests.no_stream and goal.slo is None:
+        check_seen(goal.slos()[0], "--goodput")
+    plan = LoadPlan(
         endpoint=target.endpoint,
-        model=target.model or first_model(target.target()),
+        model=target.model,
         input_words=requests.isl,
         output_tokens=requests.osl,
         ignore_eos=requests.ignore_eos,
@@ -210,7 +217,6 @@ def plan_of(target: TargetFlags, times: TimesFlags, requests: RequestFlags, goal
         trace=times.trace,
         trace_format=times.trace_format,
         trace_keep=times.trace_keep,
-        concurrency=times.max_concurrency,
         requests=times.num_prompts,
         duration_s=times.benchmark_duration,
         tokenizer=requests.tokenizer,
@@ -231,6 +237,19 @@ def plan_of(target: TargetFlags, times: TimesFlags, requests: RequestFlags, goal
         tenant_header=requests.tenant_header,
         class_header=goal.class_header,
         extra=requests.extra(),
+        given=_given(times, requests, goal),
+    )
+    check_flags(plan)
+    return plan if plan.model else replace(plan, model=first_model(target.target()))
+
+
+def _given(*groups: Any) -> frozenset[str]:
+    """The flags that are not as they are by default."""
+    return frozenset(
+        f"--{flag.name.replace('_', '-')}"
+        for group in groups
+        for flag in fields(group)
+        if getattr(group, flag.name) != flag.default
     )
 
 

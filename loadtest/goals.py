@@ -17,6 +17,15 @@ def read_goals(path: Path) -> dict[str, Slo]:
     return {name: goal_of(promised) for name, promised in document.classes.items()}
 
 
+def check_seen(slo: Slo, promised_by: str) -> None:
+    """Of a load that asks for whole answers: raises LoadTestError if its goal is one of streams."""
+    if slo.needs_streams:
+        raise LoadTestError(
+            f"{promised_by} limits TTFT, TPOT or gaps, which whole answers do not show: leave --no-stream out, or "
+            "limit e2e alone"
+        )
+
+
 def goal_of(promised: SloClass) -> Slo:
     """Limits for each request, the share that must meet them, and what is promised of all requests together."""
     limits_ms = {metric: latency.request_limit_ms for metric, latency in promised.latencies.items()}

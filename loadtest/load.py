@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from loadtest.asks import Ask, mixed
-from loadtest.load_plan import DEFAULT_REQUESTS, LoadPlan
+from loadtest.goals import check_seen, read_goals
+from loadtest.load_plan import LoadPlan
 from loadtest.load_sources import recorded, replayed, synthetic
 from loadtest.prompts import Form, Prompts
 from loadtest.tokenizers import Tokenizer, WordCounter, tokenizer_of
@@ -27,6 +28,8 @@ class Load:
     jobs: list[Job]
     notes: tuple[str, ...] = ()
     """What the user should know about them."""
+    lasts_s: float | None = None
+    """How long they are due, where that is known and not just the last due time."""
 
 
 def load_for(plan: LoadPlan, target: Target) -> Load:
@@ -37,7 +40,7 @@ def load_for(plan: LoadPlan, target: Target) -> Load:
     """
     with tokenizer_of(plan.tokenizer, target, plan.model) as (tokenizer, note):
         load = make_load(plan, tokenizer)
-    return Load(load.jobs, (note, *load.notes) if note else load.notes)
+    return replace(load, notes=(note, *load.notes)) if note else load
 
 
 def make_load(plan: LoadPlan, tokenizer: Tokenizer | None = None) -> Load:
@@ -50,10 +53,11 @@ def make_load(plan: LoadPlan, tokenizer: Tokenizer | None = None) -> Load:
     with _told_by_planner():
         prompts = Prompts(form, tokenizer, plan.seed)
         asks, notes = _asks(plan, times_rng, tokenizer)
+        _check_classes(plan, {ask.slo_class for ask in asks})
         jobs = prompts.jobs(mixed(asks, plan.models, plan.tenants, plan.seed))
     if not jobs:
         raise LoadTestError("no request is due in this time at this rate")
-    return Load(jobs, (*notes, *prompts.notes))
+    return Load(jobs, (*notes, *prompts.notes), plan.lasts_s)
 
 
 @contextlib.contextmanager
@@ -86,5 +90,18 @@ def _planned(plan: LoadPlan, path: Path) -> list[Ask]:
         workload = at_total_rate(workload, plan.request_rate_rps)
     elif plan.slo is not None:
         workload = traffic_under(read_slo(plan.slo), workload)
-    requests = plan.requests if plan.requests is not None or plan.duration_s is not None else DEFAULT_REQUESTS
-    return workload_asks(workload, Bounds(requests, plan.duration_s), plan.seed)
+    return workload_asks(workload, Bounds(plan.most_requests, plan.duration_s), plan.seed)
+
+
+def _check_classes(plan: LoadPlan, names: set[str]) -> None:
+    """Each class of the load has a goal in the SLO file, and one that can be seen. Raises LoadTestError."""
+    if plan.slo is None:
+        return
+    goals = read_goals(plan.slo)
+    if unknown := sorted(names - goals.keys()):
+        raise LoadTestError(
+            f"{plan.slo} promises nothing to class {', '.join(unknown)}: it has {', '.join(goals)}; a stream of "
+            "--workload carries the name of its class"
+        )
+    for name in sorted(names) if not plan.stream else ():
+        check_seen(goals[name], f"class {name} of {plan.slo}")

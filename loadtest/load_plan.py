@@ -37,7 +37,6 @@ class LoadPlan:
     trace: Path | None
     trace_format: str
     trace_keep: float
-    concurrency: int | None
     requests: int | None
     duration_s: float | None
     tokenizer: str = ""
@@ -61,6 +60,18 @@ class LoadPlan:
     class_header: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further keys of each body."""
+    given: frozenset[str] = frozenset()
+    """Flags that are not as they are by default; those that the load has no use for are refused."""
+
+    @property
+    def most_requests(self) -> int | None:
+        """Of the whole load; None: all that are due in its duration."""
+        return DEFAULT_REQUESTS if self.requests is None and self.duration_s is None else self.requests
+
+    @property
+    def lasts_s(self) -> float | None:
+        """How long requests are due, where their time alone bounds them."""
+        return self.duration_s if self.requests is None and self.trace is None else None
 
     @property
     def usual_output_tokens(self) -> int:

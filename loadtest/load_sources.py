@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,15 @@ import numpy as np
 
 from loadtest.arrivals import RateProfile, due_times_s, rate_file, think_times_s
 from loadtest.asks import Ask
-from loadtest.dataset import read_dataset
-from loadtest.load_plan import DEFAULT_REQUESTS, LoadPlan
+from loadtest.dataset import Dataset, Dialogue, read_dataset
+from loadtest.load_plan import LoadPlan
 from loadtest.options import profile_of, spread_of
 from loadtest.texts import Segment, key_of
 from loadtest.tokenizers import Tokenizer
 from loadtest.traces.files import load_trace
 from loadtest.traces.replay import limited, spread_out, thinned
 from loadtest.types import LoadTestError
+from loadtest.unused_flags import check_rate, check_trace
 from loadtest.workloads import block_segments
 from planner import RequestTrace, workload_from
 
@@ -25,12 +28,14 @@ NOTES_SHOWN = 3
 
 
 def synthetic(plan: LoadPlan, rng: np.random.Generator) -> list[Ask]:
-    """Conversations of `turns` turns, with lengths by the planner's laws."""
-    begins_s = _begins_s(plan, rng)
-    turns = max(1, plan.turns)
+    """Conversations of `turns` turns, with lengths by the planner's laws. The last may be shorter."""
+    turns, most = max(1, plan.turns), plan.most_requests
+    begins_s = _begins_s(plan, rng, math.ceil(most / turns) if most is not None else None)
+    whole = len(begins_s) * turns
+    count = whole if most is None else min(whole, most)
     # Laws of length alone: the arrivals are only there because a stream needs some.
     stream = {"lengths": _lengths(plan), "arrivals": {"kind": "constant", "rate_rps": 1.0}}
-    sample = workload_from({"streams": {"requests": stream}}).sample(plan.seed, len(begins_s) * turns)
+    sample = workload_from({"streams": {"requests": stream}}).sample(plan.seed, count)
     pauses_s = think_times_s(plan.think_s, plan.think_cv, len(sample), rng).tolist()
     asks = []
     for number, (isl, osl, think_s) in enumerate(zip(sample.isl.tolist(), sample.osl.tolist(), pauses_s, strict=True)):
@@ -80,15 +85,13 @@ def _prefix(plan: LoadPlan, session: int) -> tuple[Segment, ...]:
 def recorded(plan: LoadPlan, path: Path, rng: np.random.Generator, tokenizer: Tokenizer) -> tuple[list[Ask], list[str]]:
     """Conversations of a data set in a random order, over and over if they are too few."""
     dataset = read_dataset(path)
-    begins_s = _begins_s(plan, rng)
-    order = np.random.default_rng([plan.seed, 1])
-    chosen: list[int] = []
-    while len(chosen) < len(begins_s):
-        chosen += order.permutation(len(dataset.dialogues)).tolist()
+    endless, most = _shuffled(dataset, plan), plan.most_requests
+    chosen = _filling(endless, most) if most is not None else None
+    begins_s = _begins_s(plan, rng, len(chosen) if chosen is not None else None)
     asks = []
-    for session, begin_s in enumerate(begins_s):
-        dialogue = dataset.dialogues[chosen[session]]
-        turns = list(zip(dialogue.questions, dialogue.answers, strict=True))[: plan.turns or None]
+    # Not strict: fewer may begin within the duration than were chosen.
+    for session, (begin_s, dialogue) in enumerate(zip(begins_s, chosen or endless, strict=False)):
+        turns = list(zip(dialogue.questions, dialogue.answers, strict=True))
         pauses_s = think_times_s(plan.think_s, plan.think_cv, len(turns), rng).tolist()
         for turn, (question, answer) in enumerate(turns):
             known = tokenizer.count_text(answer) if answer and plan.output_tokens is None else 0
@@ -109,21 +112,39 @@ def recorded(plan: LoadPlan, path: Path, rng: np.random.Generator, tokenizer: To
     return asks, _shortened(dataset.left_out, path)
 
 
-def _begins_s(plan: LoadPlan, rng: np.random.Generator) -> list[float | None]:
-    """When conversations begin; None in a closed loop."""
-    per_session = max(1, plan.turns)
-    requests = plan.requests
+def _shuffled(dataset: Dataset, plan: LoadPlan) -> Iterator[Dialogue]:
+    """Conversations without end, each of at most the wanted turns."""
+    order = np.random.default_rng([plan.seed, 1])
+    while True:
+        for number in order.permutation(len(dataset.dialogues)).tolist():
+            yield _first_turns(dataset.dialogues[number], plan.turns or None)
+
+
+def _filling(dialogues: Iterator[Dialogue], requests: int) -> list[Dialogue]:
+    """As many as have so many turns together; the last is cut to that end."""
+    chosen: list[Dialogue] = []
+    while requests > 0:
+        chosen.append(_first_turns(next(dialogues), requests))
+        requests -= len(chosen[-1].questions)
+    return chosen
+
+
+def _first_turns(dialogue: Dialogue, count: int | None) -> Dialogue:
+    return replace(dialogue, questions=dialogue.questions[:count], answers=dialogue.answers[:count])
+
+
+def _begins_s(plan: LoadPlan, rng: np.random.Generator, count: int | None) -> list[float | None]:
+    """When conversations begin, at most `count` of them; None in a closed loop."""
+    check_rate(plan)
     if plan.rate_file is None and math.isinf(plan.request_rate_rps):
-        if requests is None and plan.duration_s is not None:
+        if count is None:
             raise LoadTestError("a closed loop of some duration needs --num-prompts: as many as it might send at most")
-        return [None] * math.ceil((requests or DEFAULT_REQUESTS) / per_session)
-    if requests is None and plan.duration_s is None:
-        requests = DEFAULT_REQUESTS
+        return [None] * count
     due_s = due_times_s(
         _profile(plan, rng),
         spread_of(plan.family, plan.cv, plan.burstiness),
         rng,
-        count=math.ceil(requests / per_session) if requests is not None else None,
+        count=count,
         duration_s=plan.duration_s,
     )
     return [*due_s.tolist()]
@@ -140,9 +161,11 @@ def _profile(plan: LoadPlan, rng: np.random.Generator) -> RateProfile:
 
 def replayed(plan: LoadPlan, path: Path, rng: np.random.Generator) -> tuple[list[Ask], list[str]]:
     trace = load_trace(path, rng, format=plan.trace_format, duration_s=plan.duration_s)
+    recorded_apart = any(one.think_s is not None for one in trace.requests)
+    check_trace(plan, trace, recorded_apart=recorded_apart)
     notes = _shortened([f"line {bad.number} of {path} was left out: {bad.why}" for bad in trace.bad_lines], path)
     trace = thinned(trace, plan.trace_keep, rng) if plan.trace_keep != 1 else trace
-    if trace.requests and any(one.think_s is not None for one in trace.requests):
+    if recorded_apart and trace.requests:
         trace = _spread(plan, trace, rng)
     trace = limited(trace, plan.requests, plan.duration_s)
     if not trace.requests:
@@ -156,12 +179,13 @@ def _shortened(notes: list[str] | tuple[str, ...], path: Path) -> list[str]:
 
 
 def _spread(plan: LoadPlan, trace: RequestTrace, rng: np.random.Generator) -> RequestTrace:
-    """Sessions that were recorded apart begin at --request-rate."""
+    """Sessions that were recorded apart begin at --request-rate, or by --rate-file."""
+    check_rate(plan)
     sessions = len({one.session.partition("/")[0] for one in trace.requests})
-    profile = profile_of(plan.request_rate_rps, plan.ramp_from_rps, plan.bursts, plan.duration_s, rng)
-    return spread_out(
-        trace, due_times_s(profile, spread_of(plan.family, plan.cv, plan.burstiness), rng, count=sessions)
-    )
+    spread = spread_of(plan.family, plan.cv, plan.burstiness)
+    begins_s = due_times_s(_profile(plan, rng), spread, rng, count=sessions, duration_s=plan.duration_s)
+    beyond = np.full(sessions - len(begins_s), math.inf)  # the duration: they will not be sent
+    return spread_out(trace, np.concatenate([begins_s, beyond]))
 
 
 def _trace_asks(plan: LoadPlan, trace: RequestTrace) -> list[Ask]:

@@ -29,7 +29,7 @@ def parse_slo(goodput: Iterable[str], attainment: float) -> Slo:
             limit_ms = float(limit)
         except ValueError:
             limit_ms = math.nan
-        if not limit_ms > 0:
+        if not 0 < limit_ms < math.inf:
             raise LoadTestError(f"--goodput {item}: {limit!r} is no number of milliseconds above 0")
         changed: dict[str, Any] = {field: limit_ms}
         slo = replace(slo, **changed)

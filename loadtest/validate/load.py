@@ -34,7 +34,6 @@ def load_of(
         trace=None,
         trace_format="",
         trace_keep=1.0,
-        concurrency=None,
         requests=None,
         duration_s=seconds,
         tokenizer=tokenizer,

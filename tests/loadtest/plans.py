@@ -24,7 +24,6 @@ PLAN = LoadPlan(
     trace=None,
     trace_format="",
     trace_keep=1.0,
-    concurrency=None,
     requests=20,
     duration_s=None,
 )

@@ -90,8 +90,21 @@ def test_refusals_of_the_planner_are_told_with_their_remedy(tmp_path: Path) -> N
     plan = replace(FROM_FILE, workload=written(tmp_path / "w.yaml", WORKLOAD), slo=slo)
     with pytest.raises(LoadTestError, match="no such stream"):
         make_load(plan)
+    with pytest.raises(LoadTestError, match="promises nothing to class batch, chat: it has rag"):
+        make_load(replace(plan, request_rate_rps=1.0))
     with pytest.raises(LoadTestError, match="--workload and --trace are two loads"):
         make_load(replace(plan, trace=tmp_path / "t.csv"))
+
+
+def test_without_streams_only_the_end_of_an_answer_can_be_promised(tmp_path: Path) -> None:
+    slo = written(tmp_path / "slo.yaml", SLO)
+    plan = replace(FROM_FILE, workload=written(tmp_path / "w.yaml", WORKLOAD), slo=slo, stream=False)
+    with pytest.raises(LoadTestError, match=f"class chat of {slo} limits TTFT.* --no-stream"):
+        make_load(plan)
+    ours = replace(PLAN, slo=slo, slo_class="batch", stream=False)
+    assert "stream" not in json.loads(make_load(ours).jobs[0].body)
+    with pytest.raises(LoadTestError, match="--no-stream"):
+        make_load(replace(ours, slo_class="chat"))
 
 
 def mooncake(path: Path) -> Path:
@@ -132,7 +145,21 @@ def test_conversations_of_a_data_set(tmp_path: Path) -> None:
         (0, 0, False), (0, 1, True), (1, 0, False), (1, 1, True)
     ]  # fmt: skip
     assert [json.loads(job.body)["max_completion_tokens"] for job in jobs[:2]] == [3, 128]
-    assert len(conversations(path, requests=2, turns=1)) == 2 and len(conversations(path, requests=2, turns=0)) == 4
+    whole = [job.session for job in conversations(path, requests=4, turns=0)]
+    assert whole == [0, 0, 1, 1] and [job.session for job in conversations(path, requests=2, turns=1)] == [0, 1]
+
+
+@pytest.mark.parametrize("rate_rps", [10.0, math.inf])
+@pytest.mark.parametrize("turns", [0, 1, 3, 8])
+def test_num_prompts_is_the_number_of_requests_whatever_the_turns(tmp_path: Path, turns: int, rate_rps: float) -> None:
+    said = [{"role": role, "content": "so"} for role in ("user", "assistant") * 4]
+    path = written(tmp_path / "data.jsonl", json.dumps({"messages": said}) + "\n")
+    for dataset, longest in ((path, min(turns or 4, 4)), (None, max(turns, 1))):
+        plan = replace(PLAN, dataset=dataset, turns=turns, requests=10, request_rate_rps=rate_rps)
+        jobs = make_load(plan).jobs
+        assert [(job.session, job.turn) for job in jobs] == [divmod(number, longest) for number in range(10)]
+        most = make_load(replace(plan, requests=100_000, duration_s=5.0)).jobs if rate_rps == 10 else []
+        assert not most or most == make_load(replace(plan, requests=None, duration_s=5.0)).jobs
 
 
 def test_messages_and_prompts_by_the_line_in_a_seeded_order(tmp_path: Path) -> None:
