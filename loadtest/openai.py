@@ -40,8 +40,8 @@ class Choice(msgspec.Struct):
 class Chunk(msgspec.Struct):
     """One event's data, or the body of an answer that is no stream. Keys that we do not need are skipped."""
 
-    id: str = ""
-    choices: list[Choice] = []
+    id: str | None = None
+    choices: list[Choice] | None = None
     usage: Usage | None = None
     error: Any = None
 

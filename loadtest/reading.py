@@ -54,7 +54,7 @@ class Answer:
 
 def read_exchange(exchange: Exchange, job: Job, *, stall_ms: float, keep_text: bool) -> Record:
     """Classify one exchange. `stall_ms`: a gap above it is flagged. `keep_text`: the record holds the text too."""
-    answer = read_answer(exchange.read_ns, exchange.pieces)
+    answer = read_answer(exchange.read_ns, exchange.pieces, closed_well=exchange.ending is Ending.COMPLETE)
     outcome, detail = classify(exchange, answer)
     output_tokens, first_tokens, guesses = _token_counts(answer)
     event_ns = np.array(answer.event_ns, dtype=np.int64)
@@ -92,11 +92,15 @@ def read_exchange(exchange: Exchange, job: Job, *, stall_ms: float, keep_text: b
         reused=exchange.reused,
         text="".join(answer.texts) if keep_text else None,
         moves=moves_of(answer.moves, answer.moves_usage),
+        connect_ns=exchange.connect_ns,
     )
 
 
-def read_answer(read_ns: list[int], pieces: list[bytes]) -> Answer:
-    """An event belongs to the instant of the read that brought its last byte."""
+def read_answer(read_ns: list[int], pieces: list[bytes], *, closed_well: bool = True) -> Answer:
+    """An event belongs to the instant of the read that brought its last byte.
+
+    `closed_well`: a body that goes on until the connection is closed is whole; it is not where that broke, or we left.
+    """
     answer = Answer()
     payload: list[bytes] = []
     framing = Framing(payload.append)
@@ -125,6 +129,8 @@ def read_answer(read_ns: list[int], pieces: list[bytes]) -> Answer:
             _take_event(answer, event.data, read_ns[-1])
         answer.rest = events.rest
     elif 200 <= answer.status < 300:
+        if closed_well:
+            framing.close()
         _take_body(answer, framing, read_ns[-1])
     return answer
 
@@ -160,15 +166,16 @@ def _take_chunk(answer: Answer, chunk: openai.Chunk, at_ns: int) -> None:
     if chunk.error:
         answer.error = answer.error or openai.error_text(chunk.error)
         return
-    answer.response_id = answer.response_id or chunk.id
+    answer.response_id = answer.response_id or chunk.id or ""
+    choices = chunk.choices or ()
     tokens_before = answer.output_tokens
     if chunk.usage is not None:
         answer.prompt_tokens = chunk.usage.prompt_tokens
         answer.output_tokens = chunk.usage.completion_tokens
         answer.moves_usage = chunk.usage.ferry or answer.moves_usage
-    grew = bool(chunk.choices) and tokens_before is not None and (answer.output_tokens or 0) > tokens_before
+    grew = bool(choices) and tokens_before is not None and (answer.output_tokens or 0) > tokens_before
     carries = False
-    for choice in chunk.choices:
+    for choice in choices:
         carries = openai.carries_tokens(choice) or carries
         answer.listed_tokens += len(choice.token_ids or ())
         answer.finish_reason = choice.finish_reason or answer.finish_reason
@@ -196,12 +203,12 @@ def _token_counts(answer: Answer) -> tuple[int, int, list[Flag]]:
 def classify(exchange: Exchange, answer: Answer) -> tuple[Outcome, str]:
     """The one kind that this exchange is of, and what to tell about it."""
     by_status = _by_status(answer)
-    if answer.error:
+    if answer.error and by_status is None:
         return Outcome.STREAM_ERROR, answer.error
     if exchange.ending in _BY_ENDING:
         return _BY_ENDING[exchange.ending], exchange.detail or exchange.ending.value
     if by_status is not None:
-        return by_status, f"{answer.status} {_error_body(answer)}".strip()
+        return by_status, f"{answer.status} {answer.error or answer.bad or _error_body(answer)}".strip()
     if answer.bad:
         return Outcome.BAD_BODY, answer.bad
     finished = bool(answer.done or answer.finish_reason)

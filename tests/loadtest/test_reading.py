@@ -190,6 +190,36 @@ def test_an_answer_that_is_no_stream_has_only_its_whole_time() -> None:
     assert record.e2e_ns == 40 * MS and record.ttft_ns is None and record.tpot_ns is None
 
 
+WHOLE_BODY = b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "ending", "outcome"),
+    [
+        (WHOLE_BODY, Ending.COMPLETE, Outcome.OK),
+        (WHOLE_BODY[:-9], Ending.COMPLETE, Outcome.BAD_BODY),
+        (WHOLE_BODY[:-9], Ending.RESET, Outcome.CUT),
+        (WHOLE_BODY[:-9], Ending.TIMED_OUT, Outcome.TIMED_OUT),
+    ],
+)
+def test_a_whole_answer_may_end_where_its_connection_is_closed(body: bytes, ending: Ending, outcome: Outcome) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    record = read(exchange([(40, head + body)], ending))
+    assert record.outcome is outcome and record.text == ("hi" if outcome is Outcome.OK else "")
+
+
+def test_a_null_is_as_good_as_a_missing_key() -> None:
+    events = ((5, {**delta(content="a"), "id": None}), (9, delta("stop")), (9, {**usage(1), "choices": None}))
+    record = read(exchange(stream(*events, (9, "[DONE]"))))
+    assert record.outcome is Outcome.OK and (record.text, record.output_tokens, record.response_id) == ("a", 1, "r1")
+
+
+def test_a_status_that_comes_as_a_stream_is_its_own_kind_too() -> None:
+    (at_ms, first), *rest = stream((5, {"error": {"message": "too busy", "code": 503}}), (5, "[DONE]"))
+    record = read(exchange([(at_ms, first.replace(b"200 OK", b"503 X")), *rest]))
+    assert record.outcome is Outcome.SHED and record.detail == "503 503: too busy"
+
+
 @pytest.mark.parametrize(
     ("ending", "outcome"),
     [
