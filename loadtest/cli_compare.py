@@ -14,10 +14,11 @@ from rich.table import Table
 
 from loadtest import cli_options as flags
 from loadtest.cli_shared import errors_as_exit_codes
+from loadtest.metrics import in_window
 from loadtest.options import parse_slo
 from loadtest.rates.compare import Change, Compared, compare
 from loadtest.saved import read_run
-from loadtest.types import LoadTestError
+from loadtest.types import LoadTestError, Record
 
 STYLES = {Change.BETTER: "green", Change.WORSE: "red", Change.UNCLEAR: ""}
 
@@ -45,12 +46,8 @@ def compare_(
     with errors_as_exit_codes():
         if not 0 < confidence < 1:
             raise LoadTestError(f"--confidence is {confidence:g}: it is a share between 0 and 1")
-        runs = read_run(a), read_run(b)
-        for path, run in zip((a, b), runs, strict=True):
-            if not run.records:
-                raise LoadTestError(f"{path} has no records beside it: only runs of `ferry load` can be compared")
         slo = parse_slo(goodput or (), 0.95)
-        found = compare(runs[0].records, runs[1].records, slo, confidence=confidence, seed=seed)
+        found = compare(_counted(a), _counted(b), slo, confidence=confidence, seed=seed)
         _show(found, Console(stderr=as_json), confidence)
         if as_json:
             tree = asdict(found)
@@ -58,6 +55,17 @@ def compare_(
                 row["change"] = one.change.value
             typer.echo(json.dumps({"format": "ferry-compare/1", "confidence": confidence, **tree}))
         raise typer.Exit(1 if found.worse and fail_on == "worse" else 0)
+
+
+def _counted(path: Path) -> list[Record]:
+    """The records of the run that count: not those of its warm-up. Raises LoadTestError if there is none."""
+    run = read_run(path)
+    if not run.records:
+        raise LoadTestError(f"{path} has no records beside it: only runs of `ferry load` can be compared")
+    records = in_window(run.records, 0, run.document.warmup_s)
+    if not records:
+        raise LoadTestError(f"{path} was over before its --warmup-s was: none of its requests counts")
+    return records
 
 
 def _show(found: Compared, console: Console, confidence: float) -> None:

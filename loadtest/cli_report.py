@@ -15,6 +15,7 @@ from loadtest.cli_shared import errors_as_exit_codes
 from loadtest.cost import Rent
 from loadtest.driver import Counts
 from loadtest.endpoint import served_models
+from loadtest.interrupts import Interrupts
 from loadtest.moves import ASK_HEADER
 from loadtest.page.page import page
 from loadtest.remedies import asks_for_models
@@ -67,12 +68,13 @@ def run_watched(
     on_start: Callable[[int], None] | None = None,
     *,
     watch: bool,
+    of_series: Interrupts | None = None,
 ) -> RunResult:
     """Run it and look at the server meanwhile, if `watch`. Raises LoadTestError when it could not start."""
     if not watch:
-        return _with_models(run(spec, on_progress, on_start))
+        return _with_models(run(spec, on_progress, on_start, of_series))
     with Watcher(spec.target) as watcher:
-        result = run(spec, on_progress, on_start)
+        result = run(spec, on_progress, on_start, of_series)
     return replace(_with_models(result), watched=watcher.taken())
 
 

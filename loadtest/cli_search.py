@@ -2,8 +2,8 @@
 
 Exit codes of `search`: 0 the capacity is known as narrowly as asked for, or above --max-rate; 1 it is not, or below
 --min-rate; 3 the client was the limit. Of `sweep`: 0, or 3 if a run was INVALID. Of both: 2 if it could not run to its
-end (the server refuses, or is gone) or not all could be saved, 130 if it was interrupted. What was measured before that
-is told and saved.
+end (the server refuses or is gone, or a load cannot be made) or not all could be saved, 130 if it was interrupted. What
+was measured before that is told and saved.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,12 +26,13 @@ from loadtest.cli_report import HtmlFile, run_watched
 from loadtest.cli_shared import CANNOT_RUN, EXIT_CODES, INTERRUPTED, code_of_error, errors_as_exit_codes, tell_error
 from loadtest.console import progress_line
 from loadtest.document import finite
+from loadtest.interrupts import Interrupts
 from loadtest.load import load_for
 from loadtest.load_plan import LoadPlan
 from loadtest.page.rate_page import RatePage
 from loadtest.rates.decide import Ending, Goal
 from loadtest.rates.search import Made, SpecAt, search, searched_slo
-from loadtest.rates.searched import as_tree, statement
+from loadtest.rates.searched import Searched, as_tree, statement
 from loadtest.rates.sweep import Row, knee, parse_rates, row_of, show_rows, sweep_tree
 from loadtest.rates.whole import not_served
 from loadtest.remedies import for_records
@@ -47,6 +48,7 @@ SEARCH_CODES = MappingProxyType(
         Ending.ALL_MEET: 0,
         Ending.CLIENT_LIMIT: 3,
         Ending.NOT_SERVED: CANNOT_RUN,
+        Ending.NO_LOAD: CANNOT_RUN,
         Ending.INTERRUPTED: INTERRUPTED,
     }
 )
@@ -106,24 +108,23 @@ def search_(
         spec_at = _spec_at(plan_of(where, times, requests, goal), target, bounds)
         rows: list[Row] = []
         unsaved: list[str] = []
-        found = search(
-            spec_at,
-            slo,
-            aim,
-            lambda spec: run_watched(spec, progress_line(console), watch=False),
-            seed=seed,
-            requests=requests_per_run,
-            max_time_s=max_time_s,
-            on_run=_telling(console, save_dir, rows, unsaved),
-        )
-        told = statement(found)
-        console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
-        tree = as_tree(found, [row.report for row in rows])
-        _tell(f"search-{uuid.uuid4().hex[:12]}.json", tree, save_dir, console, as_json)
-        page = RatePage(
-            title="The highest rate", statement=told, rows=rows, slo=slo, wanted=wanted, known=found.known, joined=False
-        )
-        _write_page(page, html, console)
+        with Interrupts() as interrupts:
+            found = search(
+                spec_at,
+                slo,
+                aim,
+                lambda spec: run_watched(spec, progress_line(console), watch=False, of_series=interrupts),
+                seed=seed,
+                requests=requests_per_run,
+                max_time_s=max_time_s,
+                on_run=_telling(console, save_dir, rows, unsaved),
+                interrupts=interrupts,
+            )
+            told = statement(found)
+            console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
+            tree = as_tree(found, [row.report for row in rows])
+            _tell(f"search-{uuid.uuid4().hex[:12]}.json", tree, save_dir, console, as_json)
+            _write_page(_search_page(found, told, rows, slo), html, console)
         if unsaved:
             raise LoadTestError(f"not all could be saved: {unsaved[0]}")
         raise typer.Exit(SEARCH_CODES.get(found.ending, NOT_KNOWN))
@@ -155,36 +156,60 @@ def sweep(
             burstiness=burstiness, workload=workload, seed=seed, benchmark_duration=seconds, warmup_s=warmup_s
         )
         target, (slo, class_slos), (count, ray_address) = where.target(), goal.slos(), bounds.crew
+        drawn = slo_of_all(goal, workload)
         plan = plan_of(where, times, requests, goal)
         spec = RunSpec(
             target, [], bounds.limits(times), slo, count, warmup_s, class_slos=class_slos, ray_address=ray_address
         )
+
+        def spec_at(rate_rps: float) -> RunSpec:
+            return replace(spec, jobs=load_for(replace(plan, request_rate_rps=rate_rps), target).jobs)
+
         rows: list[Row] = []
-        code, why = 0, ""
-        for rate_rps in parse_rates(rates):
-            jobs = load_for(replace(plan, request_rate_rps=rate_rps), target).jobs
-            code, why = _one_rate(rate_rps, replace(spec, jobs=jobs), save_dir, rows, console)
-            if why:
-                tell_error(f"at {rate_rps:g} requests/s: {why}")
-                break
-        show_rows(rows, console)
-        _tell(f"sweep-{uuid.uuid4().hex[:12]}.json", sweep_tree(rows, knee(rows), why), save_dir, console, as_json)
-        _write_page(_sweep_page(rows, slo), html, console)
+        with Interrupts() as interrupts:
+            code, why = _each_rate(parse_rates(rates), spec_at, save_dir, rows, console, interrupts)
+            show_rows(rows, console)
+            _tell(f"sweep-{uuid.uuid4().hex[:12]}.json", sweep_tree(rows, knee(rows), why), save_dir, console, as_json)
+            _write_page(_sweep_page(rows, drawn), html, console)
         invalid = any(row.verdict is Verdict.INVALID for row in rows)
         raise typer.Exit(code or (EXIT_CODES[Verdict.INVALID] if invalid else 0))
 
 
-def _one_rate(rate_rps: float, spec: RunSpec, folder: Path, rows: list[Row], console: Console) -> tuple[int, str]:
-    """Adds a row. Gives the exit code and the reason if the sweep has to end here, be it by this run; else 0 and "".
-
-    Raises LoadTestError if the first run could not start.
+def _each_rate(
+    rates_rps: Sequence[float],
+    spec_at: Callable[[float], RunSpec],
+    folder: Path,
+    rows: list[Row],
+    console: Console,
+    interrupts: Interrupts,
+) -> tuple[int, str]:
+    """Adds a row for each. Gives the exit code and the reason if the sweep had to end before its last rate; else 0 and
+    "". Raises LoadTestError or KeyboardInterrupt if there is no row to keep.
     """
-    try:
-        result = run_watched(spec, progress_line(console), watch=False)
-    except LoadTestError as error:
-        if not rows:
-            raise
-        return code_of_error(error), str(error)
+    for rate_rps in rates_rps:
+        try:
+            with interrupts.at_once():
+                spec = spec_at(rate_rps)
+            code, why = _one_rate(rate_rps, spec, folder, rows, console, interrupts)
+        except LoadTestError as error:
+            if not rows:
+                raise
+            code, why = code_of_error(error), str(error)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            code, why = INTERRUPTED, "interrupted"
+        if why:
+            tell_error(f"at {rate_rps:g} requests/s: {why}")
+            return code, why
+    return 0, ""
+
+
+def _one_rate(
+    rate_rps: float, spec: RunSpec, folder: Path, rows: list[Row], console: Console, interrupts: Interrupts
+) -> tuple[int, str]:
+    """Adds a row. Gives the exit code and the reason if the sweep has to end with this run; else 0 and ""."""
+    result = run_watched(spec, progress_line(console), watch=False, of_series=interrupts)
     report = build(result)
     saved = save(result, report, folder)
     rows.append(row_of(rate_rps, report, saved.report_file.name))
@@ -208,6 +233,12 @@ def _spec_at(plan: LoadPlan, target: Target, bounds: LimitFlags) -> SpecAt:
     return spec_at
 
 
+def slo_of_all(goal: GoalFlags, workload: Path | None) -> Slo | None:
+    """That of every request of a sweep; None where the classes of a workload have their own. Raises LoadTestError."""
+    several = len(goal.slos()[1]) > 1
+    return None if workload is not None and several else _one_slo(goal)
+
+
 def _one_slo(goal: GoalFlags) -> Slo:
     slo, classes = goal.slos()
     if not classes:
@@ -226,10 +257,24 @@ def _checked(goal: Goal) -> Goal:
     return goal
 
 
-def _sweep_page(rows: list[Row], slo: Slo) -> RatePage:
+def _search_page(found: Searched, told: str, rows: list[Row], slo: Slo) -> RatePage:
+    return RatePage(
+        title="The highest rate",
+        statement=told,
+        rows=rows,
+        slo=slo,
+        wanted=found.goal.wanted,
+        known=found.known,
+        joined=False,
+    )
+
+
+def _sweep_page(rows: list[Row], slo: Slo | None) -> RatePage:
+    """`slo`: of all requests, where it is one."""
     bend = knee(rows)
     told = "no rate is past the knee" if bend is None else f"beyond {bend:g} requests/s latency takes off"
-    return RatePage(title="Latency over the rate", statement=told, rows=rows, slo=slo, wanted=slo.attainment)
+    wanted = slo.attainment if slo is not None else None
+    return RatePage(title="Latency over the rate", statement=told, rows=rows, slo=slo or Slo(), wanted=wanted)
 
 
 def _write_page(page: RatePage, file: Path | None, console: Console) -> None:
@@ -256,8 +301,9 @@ def _telling(console: Console, folder: Path, rows: list[Row], unsaved: list[str]
         state += f"  {saved.error}" if saved.error else ""
         refusals = for_records(made.result.records, made.result.spec.target.endpoint, made.result.served)
         state += "".join(f"  {line}" for line in refusals)
+        share = f"{run_.share:7.2%}" if due else f"{'-':>7}"
         console.print(
-            f"{run_.rate_rps:9.4g} requests/s  {kind:5}  {due:5} requests  {run_.share:7.2%} within the SLO{state}",
+            f"{run_.rate_rps:9.4g} requests/s  {kind:5}  {due:5} requests  {share} within the SLO{state}",
             markup=False,
             highlight=False,
             soft_wrap=True,

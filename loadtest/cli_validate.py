@@ -1,12 +1,13 @@
 """`ferry load validate`: a plan's prediction beside what its deployment does, at 90 %, 100 % and 110 % of its rate.
 
-Exit codes as those of `ferry load run`, of the planned rate; 3 if any of the runs is INVALID.
+Exit codes as those of `ferry load run`, of the planned rate; 3 if any of the runs is INVALID. One that could not come
+to its end (2), or was interrupted (130), writes the rates that it has and why they are not all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ from loadtest.cli_shared import EXIT_CODES, errors_as_exit_codes
 from loadtest.console import progress_line
 from loadtest.endpoint import Asker, first_model
 from loadtest.goals import goal_of
+from loadtest.interrupts import Interrupts
 from loadtest.load import load_for
 from loadtest.options import check_above_zero, parse_workers
 from loadtest.report import build
@@ -39,6 +41,7 @@ from planner import Plan, read_plan
 SHARES = (0.9, 1.0, 1.1)
 RESULTS_FILE = "results.json"
 UNKNOWN = "unknown"
+NEEDS_ALL = "a validation needs all three loads"
 ANSWER_WITHIN_S = 10.0
 
 PlanFile = Annotated[Path, typer.Option("--plan", help="The plan.yaml that was deployed.")]
@@ -88,35 +91,63 @@ def validate(
         )
         console = Console(stderr=as_json)
         model = where.model or first_model(target)
-        points = []
-        for share in SHARES:
+        versions = {"ferry": _our_version(), "server": _server_version(target)}
+
+        def measure(share: float) -> Point:
             asked = load_of(
                 planned, share, endpoint=where.endpoint, model=model, seconds=seconds, seed=seed, tokenizer=tokenizer
             )
-            load = load_for(asked, target)
+            with interrupts.at_once():
+                load = load_for(asked, target)
             console.print(f"{share:.0%} of the planned rate: {asked.request_rate_rps:g} requests/s", highlight=False)
             for note in load.notes if share == SHARES[0] else ():
                 console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
-            points.append(_measure(share, planned, name, replace(spec, jobs=load.jobs), save_dir, console))
-        versions = {"ferry": _our_version(), "server": _server_version(target)}
-        tree = results(planned, plan.name, name, points, date=datetime.now(UTC).date().isoformat(), versions=versions)
-        _write(save_dir / RESULTS_FILE, json.dumps(tree, indent=1))
-        _show(points, console)
-        console.print(f"saved: {save_dir / RESULTS_FILE}", markup=False, highlight=False, soft_wrap=True)
-        if as_json:
-            typer.echo(json.dumps(tree))
+            return _measure(share, planned, name, replace(spec, jobs=load.jobs), save_dir, console, interrupts)
+
+        with Interrupts() as interrupts:
+            points, stopped = _measured(measure)
+            why, today = str(stopped or ""), datetime.now(UTC).date().isoformat()
+            tree = results(planned, plan.name, name, points, date=today, versions=versions, stopped=why)
+            _write(save_dir / RESULTS_FILE, json.dumps(tree, indent=1))
+            _show(points, console)
+            console.print(f"saved: {save_dir / RESULTS_FILE}", markup=False, highlight=False, soft_wrap=True)
+            if as_json:
+                typer.echo(json.dumps(tree))
+        if stopped is not None:
+            raise stopped
         raise typer.Exit(EXIT_CODES[verdict_of(points)])
 
 
-def _measure(share: float, plan: Plan, slo_class: str, spec: RunSpec, save_dir: Path, console: Console) -> Point:
+def _measured(measure: Callable[[float], Point]) -> tuple[list[Point], LoadTestError | None]:
+    """The points, and why they are not all. Raises LoadTestError or KeyboardInterrupt if there is none to keep."""
+    points: list[Point] = []
+    for share in SHARES:
+        try:
+            points.append(measure(share))
+        except (LoadTestError, KeyboardInterrupt) as error:
+            if not points:
+                raise
+            return points, error if isinstance(error, LoadTestError) else Interrupted(f"interrupted: {NEEDS_ALL}")
+    return points, None
+
+
+def _measure(
+    share: float,
+    plan: Plan,
+    slo_class: str,
+    spec: RunSpec,
+    save_dir: Path,
+    console: Console,
+    interrupts: Interrupts,
+) -> Point:
     """Raises LoadTestError if the run could not start, was interrupted or could not be saved."""
-    result = run_watched(spec, progress_line(console), watch=True)
+    result = run_watched(spec, progress_line(console), watch=True, of_series=interrupts)
     report = build(result)
     saved = save(result, report, save_dir)
     if saved.error:
         raise LoadTestError(f"not all could be saved: {saved.error}")
     if result.interrupted:
-        raise Interrupted(f"interrupted: a validation needs all three loads; {saved.report_file} has what was seen")
+        raise Interrupted(f"interrupted: {NEEDS_ALL}; {saved.report_file} has what was seen")
     traffic = plan.traffic
     predicted = [of_model(plan, share * traffic.rate_rps, traffic.isl.mean, traffic.osl.mean)]
     if share == 1.0:

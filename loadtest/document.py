@@ -97,6 +97,12 @@ class Document:
     source: Source | None = None
     missing: tuple[str, ...] = ()
 
+    @property
+    def warmup_s(self) -> float:
+        """Requests due earlier than this count in no figure."""
+        told = self.spec.get("warmup_s")
+        return float(told) if isinstance(told, int | float) else 0.0
+
 
 def decode(data: bytes, name: str) -> Document:
     """Raises LoadTestError, with `name`, for what is not such a document."""

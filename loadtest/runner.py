@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from loadtest.crew import Crew, hiring
 from loadtest.driver import Counts
-from loadtest.interrupts import Interrupts
+from loadtest.interrupts import Interrupts, held
 from loadtest.spec import RunResult, RunSpec
 from loadtest.types import LoadTestError
 
@@ -21,17 +21,19 @@ def run(
     spec: RunSpec,
     on_progress: Callable[[Counts], None] | None = None,
     on_start: Callable[[int], None] | None = None,
+    of_series: Interrupts | None = None,
 ) -> RunResult:
     """Run it to its end. SIGINT or SIGTERM ends it early: the result then holds what was seen so far.
 
     `on_start` is told the instant from which due times count, shortly before it comes; it must not take long.
+    `of_series`: what a series of runs holds to hear of signals; without it the run hears of them itself.
 
     Raises:
         LoadTestError: when it could not start. Interrupted: when it was stopped before.
     """
     if not spec.jobs:
         raise LoadTestError("there is no request to send")
-    with Interrupts() as interrupts, hiring(spec) as hands, Crew(spec, hands) as crew:
+    with held(of_series) as interrupts, hiring(spec) as hands, Crew(spec, hands) as crew:
         crew.get_ready(interrupts)
         start_in_ns = START_IN_NS if spec.ray_address is None else REMOTE_START_IN_NS
         start_ns = time.monotonic_ns() + start_in_ns

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.document import Document
-from loadtest.metrics import meets
+from loadtest.metrics import in_window, meets
 from loadtest.page.scale import Linear, Scale, for_latency, from_zero, short
 from loadtest.page.svg import Box, Plot, Point
 from loadtest.saved import SavedRun
@@ -51,7 +51,7 @@ def run_charts(run: SavedRun) -> list[Chart]:
     """Of the requests, over time."""
     if not run.records:
         return []
-    slo, marks, end_s = slo_of(run.document), marks_of(run.document), end_s_of(run)
+    slo, marks, end_s = slo_of(run), marks_of(run.document), end_s_of(run)
     frame = _Frame(Linear(0.0, end_s, WIDE.left, WIDE.right), marks)
     charts = [
         _dots(
@@ -66,26 +66,28 @@ def run_charts(run: SavedRun) -> list[Chart]:
 
 
 def curve_charts(run: SavedRun) -> list[Chart]:
-    """How each metric is distributed."""
-    slo = slo_of(run.document)
+    """How each metric is distributed, over the requests that count."""
+    slo, records = slo_of(run), in_window(run.records, 0, run.document.warmup_s)
     metrics: list[tuple[str, Callable[[Record], float | None], float | None]] = [
         ("TTFT", lambda r: r.ttft_ns, slo.ttft_ms),
         ("TPOT", lambda r: r.tpot_ns, slo.tpot_ms),
         ("Longest gap", _longest_ns, slo.max_gap_ms),
         ("E2E", lambda r: r.e2e_ns, slo.e2e_ms),
     ]
-    charts = [_curve(run.records, *metric) for metric in metrics]
+    charts = [_curve(records, *metric) for metric in metrics]
     return [chart for chart in charts if chart is not None]
 
 
-def slo_of(document: Document) -> Slo:
-    """As the run was told; without limits where the document names none."""
-    return _slo(document.spec.get("slo") or {})
+def slo_of(run: SavedRun) -> Slo:
+    """The SLO that all requests have; without limits where it is not one, or the document names none."""
+    slo_of_class = slos_of(run.document)
+    found = {slo_of_class(record.slo_class) for record in run.records}
+    return found.pop() if len(found) == 1 else Slo()
 
 
 def slos_of(document: Document) -> Callable[[str], Slo]:
     """The SLO of a class: its own, or the one of all."""
-    usual = slo_of(document)
+    usual = _slo(document.spec.get("slo") or {})
     own = {name: _slo(told) for name, told in (document.spec.get("class_slos") or {}).items()}
     return lambda name: own.get(name, usual)
 
@@ -178,9 +180,9 @@ def _longest_gap(record: Record) -> Point:
 
 
 def _attainment(
-    frame: _Frame, records: Sequence[Record], slo_of_class: Callable[[str], Slo], usual: Slo, end_s: float
+    frame: _Frame, records: Sequence[Record], slo_of_class: Callable[[str], Slo], common: Slo, end_s: float
 ) -> Chart | None:
-    """`usual`: of all classes that have none of their own; its goal is drawn."""
+    """`common`: the one of all requests, where it is one; its goal is drawn."""
     if not any(slo_of_class(record.slo_class) for record in records):
         return None
     last_due_s = max(record.due_ns for record in records) / NS_PER_S
@@ -196,8 +198,8 @@ def _attainment(
         ((bin_ * width_s, min((bin_ + 1) * width_s, end_s), 100 * sum(some) / len(some)) for bin_, some in met.items()),
         "c",
     )
-    if usual:
-        plot.level(100 * usual.attainment, f"wanted {100 * usual.attainment:g} %")
+    if common:
+        plot.level(100 * common.attainment, f"wanted {100 * common.attainment:g} %")
     caption = f"of the requests due in each {width_s:.3g} s; a bar that is missing had none due, or none within it"
     return Chart("Attainment", caption, frame.finished(plot))
 

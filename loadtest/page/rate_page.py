@@ -22,16 +22,16 @@ HEADS = ("requests/s", "completed/s", "TTFT p50", "p90", "p99", "TPOT p50", "p90
 
 @dataclass(frozen=True, kw_only=True)
 class RatePage:
-    """`rows` in any order. `statement` says the result in a sentence; `wanted` is the share that must meet `slo`;
-    `known` is the capacity where one was searched. Without `joined` the runs are dots alone: those of a search lie
-    close.
+    """`rows` in any order. `statement` says the result in a sentence; `wanted` is the share that must meet `slo`, None
+    where requests have SLOs of their own; `known` is the capacity where one was searched. Without `joined` the runs are
+    dots alone: those of a search lie close.
     """
 
     title: str
     statement: str
     rows: Sequence[Row]
     slo: Slo
-    wanted: float
+    wanted: float | None
     known: Known | None = None
     joined: bool = True
 
@@ -70,7 +70,7 @@ class RatePage:
         plot = Plot(WIDE, self._across(), upright, "requests/s", "ms", f"{name} against the rate")
         self._band(plot)
         for key, colour in COLOURS.items():
-            points = [(rate, latency[key]) for rate, latency in runs if math.isfinite(latency[key])]
+            points = [(rate, latency[key]) for rate, latency in runs]
             if self.joined:
                 plot.line(points, colour)
             plot.dots(points, colour)
@@ -90,11 +90,12 @@ class RatePage:
         if self.joined:
             plot.line(points, "c")
         plot.dots(points, "c")
-        plot.level(100 * self.wanted, f"{100 * self.wanted:g} % must")
+        if self.wanted is not None:
+            plot.level(100 * self.wanted, f"{100 * self.wanted:g} % must")
         return Chart("Within the SLO", "of the requests due, failures counted as misses", plot.text())
 
     def _completed(self) -> Chart | None:
-        points = [(row.rate_rps, row.completed_rps) for row in self._sorted()]
+        points = [(row.rate_rps, row.completed_rps) for row in self._sorted() if math.isfinite(row.completed_rps)]
         if not points:
             return None
         across = self._across()

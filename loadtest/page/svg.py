@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -52,9 +53,9 @@ class Plot:
 
     def line(self, points: Sequence[Point], colour: str, *, steps: bool = False, dashed: bool = False) -> None:
         """Through all points; `steps`: each value holds until the next."""
-        if not points:
+        placed = self._placed(points)
+        if not placed:
             return
-        placed = [(self.x.place(x), self.y.place(y)) for x, y in points]
         path = f"M{_px(placed[0][0])} {_px(placed[0][1])}"
         for x, y in placed[1:]:
             path += f"H{_px(x)}V{_px(y)}" if steps else f"L{_px(x)} {_px(y)}"
@@ -63,7 +64,7 @@ class Plot:
 
     def dots(self, points: Iterable[Point], colour: str) -> None:
         """One dot each; points that fall on one place are drawn once, so a long run makes no huge file."""
-        places = {(_px(self.x.place(x)), _px(self.y.place(y))) for x, y in points}
+        places = {(_px(x), _px(y)) for x, y in self._placed(points)}
         if places:
             path = "".join(f"M{x} {y}h0" for x, y in sorted(places))
             self._parts.append(f'<path class="dots {colour}" d="{path}"/>')
@@ -116,6 +117,10 @@ class Plot:
             self._parts.append(
                 f'<text class="event word" x="{_px(px + 4)}" y="{_px(self.box.top + 10)}">{escape(word)}</text>'
             )
+
+    def _placed(self, points: Iterable[Point]) -> list[Point]:
+        """In pixels. A figure that is not known, NaN, has no place."""
+        return [(self.x.place(x), self.y.place(y)) for x, y in points if not math.isnan(x) and not math.isnan(y)]
 
     def text(self) -> str:
         box = self.box

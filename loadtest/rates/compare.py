@@ -3,12 +3,15 @@
 Requests of one run are not independent (behind a slow one the next wait too), so blocks of neighbours are drawn, not
 single requests. Where both runs sent the same requests (equal numbers and due times), the same blocks are drawn from
 both: what they share cancels out.
+
+A drawing is kept as how often it holds each request, from which all figures follow without another sort: one drawing
+is in memory at a time, however long the runs are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,10 +22,12 @@ from loadtest.metrics import meets
 from loadtest.types import Record, Slo
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.intp]
-Statistic = Callable[[Floats], Floats]
-"""One value for each row."""
+Times = NDArray[np.intp]
+"""How often each request counts."""
 
+LATENCIES = ("TTFT", "TPOT", "E2E")
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+_SHARES = np.array([*QUANTILES.values()])
 RESAMPLES = 2_000
 BLOCKS = 40
 # Due times of one seed differ by rounding only.
@@ -69,89 +74,103 @@ def compare(
 ) -> Compared:
     """Percentiles of TTFT, TPOT and E2E over completed requests, the completed share, and attainment where `slo` is."""
     first, second = _ordered(a), _ordered(b)
+    requests = len(first), len(second)
+    if not first or not second:
+        return Compared(False, requests, ())
     paired = _alike(first, second)
     rng = np.random.default_rng(seed)
-    draws_a = _block_draws(len(first), rng)
-    draws_b = draws_a if paired else _block_draws(len(second), rng)
+    blocks_a = Blocks.drawn(len(first), rng)
+    blocks_b = blocks_a if paired else Blocks.drawn(len(second), rng)
+    of_a, of_b = _Figures.of(first, slo), _Figures.of(second, slo)
+    apart = np.empty((RESAMPLES, len(of_a.names)))
+    for row in range(RESAMPLES):
+        times_a = blocks_a.times(row)
+        apart[row] = of_b.values(times_a if paired else blocks_b.times(row)) - of_a.values(times_a)
+    seen_a, seen_b = of_a.values(np.ones(len(first), np.intp)), of_b.values(np.ones(len(second), np.intp))
     found = []
-    for name, values_of in _metrics():
-        columns = values_of(first), values_of(second)
-        for label, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-            found.append(
-                _difference(f"{name} {label}", columns, (draws_a, draws_b), _quantile(share), True, confidence)
-            )
-    shares: list[tuple[str, Callable[[Record], bool]]] = [("completed", lambda record: record.ok)]
-    if slo is not None and slo:
-        shares.append(("within the SLO", lambda record: meets(record, slo)))
-    for name, holds in shares:
-        columns = _flags(first, holds), _flags(second, holds)
-        found.append(_difference(name, columns, (draws_a, draws_b), _mean, False, confidence))
-    return Compared(paired, (len(first), len(second)), tuple(one for one in found if not math.isnan(one.a - one.b)))
+    for place in np.flatnonzero(~np.isnan(seen_b - seen_a)):
+        each = apart[:, place]
+        low, high = np.quantile(each[~np.isnan(each)], [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+        name, a_, b_ = of_a.names[place], float(seen_a[place]), float(seen_b[place])
+        found.append(Difference(name, a_, b_, low, high, lower_is_better=name.startswith(LATENCIES)))
+    return Compared(paired, requests, tuple(found))
 
 
-def _metrics() -> tuple[tuple[str, Callable[[Sequence[Record]], Floats]], ...]:
-    return (
-        ("TTFT", lambda records: _column([record.ttft_ns if record.ok else None for record in records])),
-        ("TPOT", lambda records: _column([record.tpot_ns if record.ok else None for record in records])),
-        ("E2E", lambda records: _column([record.e2e_ns if record.ok else None for record in records])),
-    )
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """RESAMPLES drawings of as many requests as there are: blocks of neighbours with random begins, wrapping around."""
+
+    count: int
+    length: int
+    begins: NDArray[np.intp]
+    """By drawing and block."""
+
+    @staticmethod
+    def drawn(count: int, rng: np.random.Generator) -> Blocks:
+        length = max(1, count // BLOCKS)
+        return Blocks(count, length, rng.integers(0, count, (RESAMPLES, -(-count // length))))
+
+    def times(self, drawing: int) -> Times:
+        places = (self.begins[drawing][:, None] + np.arange(self.length)) % self.count
+        return np.bincount(places.ravel()[: self.count], minlength=self.count)
 
 
-def _column(values_ns: Sequence[int | float | None]) -> Floats:
-    """Milliseconds; NaN where there is no value."""
-    return np.array([math.nan if value is None else value / 1e6 for value in values_ns])
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One latency of those requests that have it, the quickest first."""
 
+    order: NDArray[np.intp]
+    """Places of the requests."""
+    values_ms: Floats
 
-def _flags(records: Sequence[Record], holds: Callable[[Record], bool]) -> Floats:
-    return np.array([float(holds(record)) for record in records])
+    @staticmethod
+    def of(values_ns: Sequence[float | None]) -> Ranked:
+        values_ms = np.array([math.nan if value is None else value / 1e6 for value in values_ns])
+        order = np.argsort(values_ms)[: np.count_nonzero(~np.isnan(values_ms))]  # NaN comes last
+        return Ranked(order, values_ms[order])
 
-
-def _quantile(share: float) -> Statistic:
-    def of_rows(rows: Floats) -> Floats:
-        """Linear between neighbours, over what is not NaN: sorting puts that first."""
-        ordered = np.sort(rows, axis=1)
-        last = (~np.isnan(ordered)).sum(axis=1) - 1
-        place = np.maximum(last, 0) * share
+    def quantiles(self, times: Times) -> Floats:
+        """Linear between neighbours; NaN if nothing counts."""
+        up_to = np.cumsum(times[self.order])
+        last = up_to[-1] - 1 if len(up_to) else -1
+        if last < 0:
+            return np.full(len(_SHARES), math.nan)
+        place = last * _SHARES
         below = place.astype(np.intp)
-        above = np.minimum(below + 1, np.maximum(last, 0))
-        at = np.arange(len(rows))
-        found: Floats = ordered[at, below] + (place - below) * (ordered[at, above] - ordered[at, below])
+        low_ms, high_ms = (
+            self.values_ms[np.searchsorted(up_to, rank, side="right")] for rank in (below, np.minimum(below + 1, last))
+        )
+        found: Floats = low_ms + (place - below) * (high_ms - low_ms)
         return found
 
-    return of_rows
 
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """All that is compared of one run."""
 
-def _mean(rows: Floats) -> Floats:
-    found: Floats = rows.mean(axis=1)
-    return found
+    names: tuple[str, ...]
+    latencies: tuple[Ranked, ...]
+    flags: Floats
+    """By share and request: 1 or 0."""
 
+    @staticmethod
+    def of(records: Sequence[Record], slo: Slo | None) -> _Figures:
+        latencies = (
+            Ranked.of([record.ttft_ns if record.ok else None for record in records]),
+            Ranked.of([record.tpot_ns if record.ok else None for record in records]),
+            Ranked.of([record.e2e_ns if record.ok else None for record in records]),
+        )
+        shares = {"completed": [record.ok for record in records]}
+        if slo:
+            shares["within the SLO"] = [meets(record, slo) for record in records]
+        names = *(f"{name} {label}" for name in LATENCIES for label in QUANTILES), *shares
+        return _Figures(names, latencies, np.array([*shares.values()], dtype=np.float64))
 
-def _difference(
-    metric: str,
-    columns: tuple[Floats, Floats],
-    draws: tuple[Places, Places],
-    statistic: Statistic,
-    lower_is_better: bool,
-    confidence: float,
-) -> Difference:
-    a, b = (float(statistic(column[None, :])[0]) if len(column) else math.nan for column in columns)
-    if math.isnan(a - b):
-        return Difference(metric, a, b, math.nan, math.nan, lower_is_better)
-    drawn_a, drawn_b = (statistic(column[places]) for column, places in zip(columns, draws, strict=True))
-    each = drawn_b - drawn_a
-    low, high = np.quantile(each[~np.isnan(each)], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Difference(metric, a, b, float(low), float(high), lower_is_better)
-
-
-def _block_draws(count: int, rng: np.random.Generator) -> Places:
-    """RESAMPLES rows of `count` places: blocks of neighbours with random begins, wrapping around."""
-    if not count:
-        return np.zeros((RESAMPLES, 0), np.intp)
-    length = max(1, count // BLOCKS)
-    begins = rng.integers(0, count, (RESAMPLES, -(-count // length)))
-    places = (begins[:, :, None] + np.arange(length)) % count
-    drawn: Places = places.reshape(RESAMPLES, -1)[:, :count]
-    return drawn
+    def values(self, times: Times) -> Floats:
+        """One for each name, if each request counts so many times."""
+        return np.concatenate(
+            [*(latency.quantiles(times) for latency in self.latencies), self.flags @ times / times.sum()]
+        )
 
 
 def _ordered(records: Sequence[Record]) -> list[Record]:

@@ -64,6 +64,7 @@ class Ending(StrEnum):
     TIME_SPENT = "the time allowed is spent"
     INTERRUPTED = "interrupted"
     NOT_SERVED = "the server did not serve"
+    NO_LOAD = "the next load could not be made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,13 @@ class Bracket:
 
 
 def decide(probes: Sequence[Probe], goal: Goal) -> Try | Done:
-    """From the probes in the order in which they were made."""
-    if len(probes) >= goal.max_runs:
-        return Done(Ending.RUNS_SPENT)
+    """From the probes in the order in which they were made. The last run allowed may be the one that tells."""
+    step = _decide(probes, goal)
+    return Done(Ending.RUNS_SPENT) if isinstance(step, Try) and len(probes) >= goal.max_runs else step
+
+
+def _decide(probes: Sequence[Probe], goal: Goal) -> Try | Done:
+    """However many runs are allowed."""
     spoilt = _invalid_at_the_end(probes)
     if spoilt >= INVALID_IN_A_ROW:
         return Done(Ending.CLIENT_LIMIT)

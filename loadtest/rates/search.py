@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loadtest.interrupts import Interrupts
 from loadtest.metrics import in_window
 from loadtest.rates.capacity import Run
 from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, capacity, decide
@@ -81,44 +82,45 @@ def search(
     requests: int | None = None,
     max_time_s: float = math.inf,
     on_run: Callable[[Made], None] | None = None,
+    interrupts: Interrupts | None = None,
 ) -> Searched:
     """The highest rate at which the share `goal.wanted` meets `slo`.
 
     `requests` of a brief run at least; None: as many as the sequential test needs for a clear verdict. Interrupted, or
     when the next run would end after `max_time_s`, the search ends with what it knows. So it does if the server serves
-    nothing or is gone, and that run does not count. Raises LoadTestError from a first run that cannot start.
+    nothing or is gone, and that run does not count, or if the next load cannot be made.
+
+    `interrupts`: those that the caller holds, and `runner` hears too. Raises LoadTestError or KeyboardInterrupt if that
+    is how the first run ended.
     """
-    brief = requests or requests_to_tell(goal.wanted)
-    full = max(FULL_RUN_FACTOR * brief, MIN_FULL_REQUESTS)
-    brief_s, full_s = run_lengths_s(slo)
+    interrupts = interrupts or Interrupts()
     seeds = _seeds(seed)
     probes: list[Probe] = []
     why = ""
     began_ns = time.monotonic_ns()
     while isinstance(step := decide(probes, goal), Try):
-        least, least_s = (brief, brief_s) if step.brief else (full, full_s)
-        count = math.ceil((1 + WARM_UP_SHARE) * max(least, least_s * step.rate_rps))
-        length_s = count / step.rate_rps
-        if _since_s(began_ns) + length_s > max_time_s:
+        count = _requests(step, slo, requests or requests_to_tell(goal.wanted))
+        if _since_s(began_ns) + count / step.rate_rps > max_time_s:
             step = Done(Ending.TIME_SPENT)
             break
-        spec = spec_at(step.rate_rps, count, next(seeds))
-        spec = replace(spec, slo=slo, class_slos={}, warmup_s=_warmup_s(spec), limits=_unbounded(spec.limits))
+        if_it_fails = Ending.NO_LOAD
         try:
-            result = runner(spec)
-        except LoadTestError as error:
+            with interrupts.at_once():
+                spec = _counted(spec_at(step.rate_rps, count, next(seeds)), slo)
+            if_it_fails = Ending.NOT_SERVED
+            made = _made(step, runner(spec), slo)
+            if on_run is not None:
+                on_run(made)
+        except (LoadTestError, KeyboardInterrupt) as error:
             if not probes:
                 raise
             why = str(error)
-            step = Done(Ending.INTERRUPTED if isinstance(error, Interrupted) else Ending.NOT_SERVED)
+            step = Done(Ending.INTERRUPTED if isinstance(error, Interrupted | KeyboardInterrupt) else if_it_fails)
             break
-        made = _made(step, result, slo)
-        if on_run is not None:
-            on_run(made)
-        if result.interrupted:
+        if made.result.interrupted:
             step = Done(Ending.INTERRUPTED)
             break
-        if why := not_served(result.records):
+        if why := not_served(made.result.records):
             step = Done(Ending.NOT_SERVED)
             break
         probes.append(made.probe)
@@ -130,6 +132,19 @@ def run_lengths_s(slo: Slo) -> tuple[float, float]:
     """What a brief run and a full one last at least, in seconds."""
     waited_ms = next((limit for limit in (slo.ttft_ms, slo.e2e_ms) if limit is not None), 0.0)
     return max(BRIEF_RUN_S, BRIEF_LIMITS * waited_ms / 1e3), max(FULL_RUN_S, FULL_LIMITS * waited_ms / 1e3)
+
+
+def _requests(step: Try, slo: Slo, brief: int) -> int:
+    """How many requests a run has; `brief`: of a brief one at least."""
+    brief_s, full_s = run_lengths_s(slo)
+    full = max(FULL_RUN_FACTOR * brief, MIN_FULL_REQUESTS)
+    least, least_s = (brief, brief_s) if step.brief else (full, full_s)
+    return math.ceil((1 + WARM_UP_SHARE) * max(least, least_s * step.rate_rps))
+
+
+def _counted(spec: RunSpec, slo: Slo) -> RunSpec:
+    """The load as a search runs it: by one SLO, with a warm-up, open."""
+    return replace(spec, slo=slo, class_slos={}, warmup_s=_warmup_s(spec), limits=_unbounded(spec.limits))
 
 
 def _since_s(began_ns: int) -> float:

@@ -24,7 +24,10 @@ KNEE_FACTOR = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One rate. Latencies in ms by p50, p90, p99, over completed requests; NaN where there is none."""
+    """One rate. Latencies in ms by p50, p90, p99, over completed requests; NaN where there is none.
+
+    Interrupted in its warm-up it has no figure at all: rates are NaN then, and the share is None.
+    """
 
     rate_rps: float
     verdict: Verdict
@@ -69,7 +72,7 @@ def row_of(rate_rps: float, report: Report, file: str) -> Row:
         output_tokens_per_s=total.output_tokens_per_s,
         ttft_ms=latencies["ttft"],
         tpot_ms=latencies["tpot"],
-        attainment=total.attainment.share if total.attainment is not None else None,
+        attainment=total.attainment.share if total.attainment is not None and total.attainment.due else None,
         report=file,
     )
 
@@ -99,7 +102,8 @@ def show_rows(rows: Sequence[Row], console: Console) -> None:
         met = "-" if row.attainment is None else f"{row.attainment:.1%}"
         note = "INVALID" if row.verdict is Verdict.INVALID else "knee" if row.rate_rps == bend else ""
         cells = ["-" if math.isnan(value) else f"{value:.1f}" for value in values]
-        table.add_row(f"{row.rate_rps:g}", *cells, f"{row.output_tokens_per_s:.0f}", met, note)
+        tokens = "-" if math.isnan(row.output_tokens_per_s) else f"{row.output_tokens_per_s:.0f}"
+        table.add_row(f"{row.rate_rps:g}", *cells, tokens, met, note)
     console.print(table)
 
 

@@ -4,6 +4,7 @@
     date: 2026-11-25                     # of the measurement, UTC
     versions: {ferry: 0.1.0, server: 0.32.0}     # "unknown" where nobody says
     plan: {file, model, slo_class, rate_rps, isl, osl, usd_per_hour, pools: {name: {role, device, replicas, …}}}
+    stopped: null                        # why not all rates are there, where they are not
     points:                              # one for each rate, at 90 %, 100 % and 110 % of the planned one
       - share: 1.0
         report: load-3f….json            # of the same folder, with every record beside it
@@ -89,9 +90,16 @@ def point_of(share: float, report: Report, report_file: str, predicted: Sequence
 
 
 def results(
-    plan: Plan, plan_file: str, slo_class: str, points: Sequence[Point], *, date: str, versions: Mapping[str, str]
+    plan: Plan,
+    plan_file: str,
+    slo_class: str,
+    points: Sequence[Point],
+    *,
+    date: str,
+    versions: Mapping[str, str],
+    stopped: str = "",
 ) -> dict[str, Any]:
-    """The document, as JSON."""
+    """The document, as JSON. `stopped`: why these are not the points of all rates, where they are not."""
     tree = {
         "format": FORMAT,
         "date": date,
@@ -115,6 +123,7 @@ def results(
                 for name, pool in plan.pools.items()
             },
         },
+        "stopped": stopped or None,
         "points": [asdict(point) for point in points],
     }
     strict: dict[str, Any] = finite(tree)

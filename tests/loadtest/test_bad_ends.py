@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,29 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from loadtest.cli import load_app
+from loadtest.interrupts import Interrupts
+from loadtest.rates.decide import Ending, Goal
+from loadtest.rates.search import Made, search
+from loadtest.rates.searched import Searched, statement
 from loadtest.rates.whole import not_served
 from loadtest.results import read_records
 from loadtest.saved import read_run
-from loadtest.types import Outcome
-from tests.loadtest.bad_servers import CHAT, MODELS, Answer, Asked, BadServer, good, refused, says_nothing
-from tests.loadtest.builders import record
+from loadtest.spec import RunResult, RunSpec
+from loadtest.types import LoadTestError, Outcome, Slo, Target
+from tests.loadtest.bad_servers import (
+    CHAT,
+    MODELS,
+    TOKENIZE,
+    Answer,
+    Asked,
+    BadServer,
+    good,
+    refused,
+    says_nothing,
+    whole,
+)
+from tests.loadtest.builders import job, record
+from tests.loadtest.test_results import result
 
 CODE = "from loadtest.cli import load_app; load_app()"
 WITHIN_S = 30.0
@@ -228,6 +246,134 @@ def test_a_search_whose_server_goes_away_tells_what_it_knows(tmp_path: Path) -> 
         found, tree = load(server, tmp_path, "search", "--goodput", "ttft:600", "--start-rate", "50")
     assert found.exit_code == 2 and tree["ending"] == "not_served" and tree["capacity_rps"] is None, found.output
     assert len(tree["runs"]) >= 1 and all((tmp_path / run["report"]).exists() for run in tree["runs"])
+
+
+SWEEP = ("sweep", "--rates", "40,80", "--seconds", "1", "--warmup-s", "0")
+SEARCH = ("search", "--goodput", "ttft:600", "--start-rate", "50")
+
+
+def counting_words(server: BadServer, then: Answer) -> Answer:
+    """`/tokenize`, a word a token; `then` once the first load is under way, as the next one is made."""
+
+    async def answer(one: Asked, writer: asyncio.StreamWriter) -> bool:
+        if asked(server):
+            return await then(one, writer)
+        tree = json.loads(one.body)
+        text = tree["prompt"] if "prompt" in tree else " ".join(said["content"] for said in tree["messages"])
+        return await whole({"count": len(text.split())})(one, writer)
+
+    return answer
+
+
+async def stops_us(_: Asked, __: asyncio.StreamWriter) -> bool:
+    """The answer never comes; the signal does."""
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(3600)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "then", "code", "why"),
+    [
+        (SWEEP, refused(500, "broken"), 2, "answered 500"),
+        (SWEEP, stops_us, 130, "interrupted"),
+        (SEARCH, stops_us, 130, "interrupted"),
+    ],
+)
+def test_a_next_load_that_cannot_be_made_costs_no_run(
+    flags: tuple[str, ...], then: Answer, code: int, why: str, tmp_path: Path
+) -> None:
+    with BadServer({CHAT: good()}) as server:
+        server.routes[TOKENIZE] = counting_words(server, then)
+        page = ("--tokenizer", "endpoint", "--html", str(tmp_path / "page.html"))
+        found, tree = load(server, tmp_path, *flags, *page)
+    assert found.exit_code == code and why in found.output, found.output
+    runs = tree.get("rates") or tree["runs"]
+    assert len(runs) == 1 and (tmp_path / runs[0]["report"]).exists() and (tmp_path / "page.html").exists()
+
+
+def load_at(rate_rps: float, count: int, seed: int) -> RunSpec:
+    return RunSpec(Target("http://nowhere"), [job(n, due_s=n / rate_rps) for n in range(count)])
+
+
+def answered(spec: RunSpec) -> RunResult:
+    """Whatever the rate, each after 100 ms."""
+    dues_ms = [1e3 * (one.due_s or 0.0) for one in spec.jobs]
+    records = [record([due + 100, due + 150], number=n, due_ms=due) for n, due in enumerate(dues_ms)]
+    return replace(result(records), spec=spec)
+
+
+def at_the(number: int, what: Callable[[], None]) -> Callable[[], None]:
+    """Does it when it is called for the time of that number."""
+    called = 0
+
+    def call() -> None:
+        nonlocal called
+        called += 1
+        if called == number:
+            what()
+
+    return call
+
+
+def fails() -> None:
+    raise LoadTestError("no request is due in this time at this rate")
+
+
+def stopped() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def stopped_twice() -> None:
+    stopped()
+    stopped()
+
+
+def nothing() -> None:
+    """As it should be."""
+
+
+def searched_with(before: Callable[[], None], saving: Callable[[], None]) -> tuple[Searched, list[Made]]:
+    """`before` each load is made, and while each run is saved."""
+    kept: list[Made] = []
+
+    def spec_at(rate_rps: float, count: int, seed: int) -> RunSpec:
+        before()
+        return load_at(rate_rps, count, seed)
+
+    def on_run(made: Made) -> None:
+        saving()
+        kept.append(made)
+
+    goal = Goal(0.9, max_runs=5)
+    with Interrupts() as interrupts:
+        found = search(spec_at, Slo(ttft_ms=500), goal, answered, on_run=on_run, interrupts=interrupts)
+    return found, kept
+
+
+@pytest.mark.parametrize(
+    ("before", "saving", "ending", "runs"),
+    [
+        (nothing, nothing, Ending.RUNS_SPENT, 5),
+        (fails, nothing, Ending.NO_LOAD, 2),
+        (stopped, nothing, Ending.INTERRUPTED, 2),
+        (nothing, stopped, Ending.INTERRUPTED, 3),
+        (nothing, stopped_twice, Ending.INTERRUPTED, 2),
+    ],
+)
+def test_what_goes_wrong_between_two_runs_costs_no_run(
+    before: Callable[[], None], saving: Callable[[], None], ending: Ending, runs: int
+) -> None:
+    found, kept = searched_with(at_the(3, before), at_the(3, saving))
+    assert found.ending is ending and len(found.probes) == len(kept) == runs
+    assert (ending is Ending.NO_LOAD) == ("could not be made (no request is due" in statement(found))
+
+
+@pytest.mark.parametrize(("what", "error"), [(fails, LoadTestError), (stopped, KeyboardInterrupt)])
+def test_where_there_is_no_run_to_keep_the_error_is_told(what: Callable[[], None], error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        searched_with(at_the(1, what), nothing)
 
 
 OK, SHED, AWAY, REFUSED = Outcome.OK, Outcome.SHED, Outcome.NO_CONNECTION, Outcome.REJECTED

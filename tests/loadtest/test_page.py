@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from loadtest.cost import Rent
 from loadtest.document import Document, SummaryFigures
 from loadtest.moves import Moves, ToldMove
+from loadtest.page.charts import curve_charts
 from loadtest.page.page import page
+from loadtest.page.rate_page import RatePage
 from loadtest.page.scale import Linear, Log, for_latency, from_zero, nice_step, short
 from loadtest.page.svg import Box, Plot
+from loadtest.rates.sweep import row_of
 from loadtest.report import build
 from loadtest.results import save
 from loadtest.saved import SavedRun, read_run
@@ -140,6 +144,44 @@ def test_a_long_run_makes_no_huge_page(tmp_path: Path) -> None:
     assert len(text) < 400_000
 
 
+CHAT, BATCH = Slo(ttft_ms=512, attainment=0.9), Slo(e2e_ms=5000, attainment=0.8)
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted"), [(["chat"], "wanted 90 %"), (["chat", "batch"], None), (["chat", "other"], None)]
+)
+def test_a_goal_is_drawn_where_it_is_that_of_all(classes: list[str], wanted: str | None, tmp_path: Path) -> None:
+    """Of a file with two classes."""
+    made = whole_run()
+    records = tuple(replace(one, slo_class=classes[one.number % len(classes)]) for one in made.records)
+    spec = replace(made.spec, slo=Slo(), class_slos={"chat": CHAT, "batch": BATCH})
+    text = page_of(replace(made, records=records, spec=spec), tmp_path)
+    assert "Attainment" in text and (wanted in text if wanted else ">wanted " not in text)
+    assert ("SLO 512 ms" in text) is bool(wanted)
+
+
+def test_the_distributions_leave_the_warm_up_out(tmp_path: Path) -> None:
+    """The first 20 are slow, and due in it."""
+    made = result(some(60, late=20))
+    page_of(replace(made, spec=replace(made.spec, warmup_s=2.0)), tmp_path)
+    run = read_run(tmp_path)
+    assert curve_charts(run) == curve_charts(replace(run, records=run.records[20:]))
+    assert "900" not in curve_charts(run)[0].svg and len(run.records) == 60
+
+
+@pytest.mark.parametrize("wanted", [0.9, None])
+def test_the_page_over_rates_bears_a_run_that_was_stopped_in_its_warm_up(wanted: float | None) -> None:
+    good = result(some(60, late=6))
+    stopped = replace(good, spec=replace(good.spec, warmup_s=99.0), interrupted=True)
+    rows = [row_of(rate_rps, build(made), f"{rate_rps}.json") for rate_rps, made in ((2.0, good), (4.0, stopped))]
+    rate_page = RatePage(title="t", statement="s", rows=rows, slo=Slo(ttft_ms=512), wanted=wanted)
+    text = rate_page.html()
+    parsed(text)
+    assert "nan" not in text and "4.0.json" in text and "SLO 512 ms" in text
+    assert ("90 % must" in text) is bool(wanted) and (" must<" in text) is bool(wanted)
+    parsed(replace(rate_page, rows=rows[1:]).html())
+
+
 @given(st.floats(1e-6, 1e9), st.floats(1.0001, 1e6))
 def test_scales_keep_values_in_order_and_within_the_box(low: float, factor: float) -> None:
     high = low * factor
@@ -162,6 +204,7 @@ def test_ticks_are_round_numbers() -> None:
 
 def test_points_on_one_place_are_drawn_once() -> None:
     plot = Plot(Box(), Linear(0, 10, 0, 100), Linear(0, 10, 100, 0), "x", "y", "a <b>")
-    plot.dots([(1.0, 1.0), (1.001, 1.001), (5.0, 5.0)], "a")
+    plot.dots([(1.0, 1.0), (1.001, 1.001), (5.0, 5.0), (6.0, math.nan)], "a")
     (path,) = re.findall(r'class="dots a" d="([^"]*)"', plot.text())
-    assert path == "M10 90h0M50 50h0" and "a &lt;b&gt;" in plot.text()
+    plot.line([(2.0, math.nan)], "b")
+    assert path == "M10 90h0M50 50h0" and "line b" not in plot.text() and "a &lt;b&gt;" in plot.text()

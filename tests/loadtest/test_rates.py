@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import json
 import math
+import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -12,17 +17,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
+from typer.testing import CliRunner
 
+from loadtest.cli import load_app
 from loadtest.rates.capacity import Fit, Run, fit, student
-from loadtest.rates.compare import Change, compare
+from loadtest.rates.compare import QUANTILES, Blocks, Change, Ranked, compare
 from loadtest.rates.decide import Done, Ending, Goal, Probe, Try, bracket, capacity, decide
 from loadtest.rates.search import BRIEF_RUN_S, FULL_RUN_S, run_lengths_s, searched_slo
 from loadtest.rates.searched import Searched, as_tree, met_and_missed, statement
 from loadtest.rates.sequential import Batch, Side, requests_to_tell, side
-from loadtest.rates.sweep import parse_rates
+from loadtest.rates.sweep import knee, parse_rates, row_of, show_rows
+from loadtest.report import build
+from loadtest.results import save
 from loadtest.truth import Law, Queue
 from loadtest.types import LoadTestError, Promise, Record, Slo
 from tests.loadtest.builders import record
+from tests.loadtest.test_results import result, some
 
 WANTED = 0.9
 BRIEF, FULL = 80, 320
@@ -157,10 +168,41 @@ def test_a_capacity_outside_the_bounds_is_said_to_be_outside(low: float, high: f
 
 
 def test_a_client_that_is_the_limit_ends_the_search() -> None:
-    spoilt = [Probe(Run(1.0, (Batch(10, 10),)), brief=True, valid=False)] * 3
-    assert decide(spoilt[:1], Goal(WANTED)) == Try(1.0, brief=True)
-    assert decide(spoilt, Goal(WANTED)) == Done(Ending.CLIENT_LIMIT)
-    assert not bracket(spoilt, Goal(WANTED)).low_rps
+    assert decide(SPOILT[:1], Goal(WANTED)) == Try(1.0, brief=True)
+    assert decide(SPOILT, Goal(WANTED)) == Done(Ending.CLIENT_LIMIT)
+    assert not bracket(SPOILT, Goal(WANTED)).low_rps
+
+
+SPOILT = [Probe(Run(1.0, (Batch(10, 10),)), brief=True, valid=False)] * 3
+
+
+@pytest.mark.parametrize(
+    ("goal", "ending"),
+    [
+        (Goal(WANTED), Ending.FOUND),
+        (Goal(WANTED, 0.01, 0.01, 4.0), Ending.ALL_MEET),
+        (Goal(WANTED, 20.0, 20.0, 90.0), Ending.NONE_MEETS),
+    ],
+)
+def test_the_last_run_allowed_tells_as_much_as_any(goal: Goal, ending: Ending) -> None:
+    probes, end = searched(7.3, 12.0, goal, seed=1)
+    assert end.ending is ending
+    assert decide(probes, replace(goal, max_runs=len(probes))) == end
+    assert decide(probes[:-1], replace(goal, max_runs=len(probes) - 1)) == Done(Ending.RUNS_SPENT)
+
+
+def test_a_client_that_is_the_limit_to_the_last_run_is_told() -> None:
+    assert decide(SPOILT, Goal(WANTED, max_runs=3)) == Done(Ending.CLIENT_LIMIT)
+    assert decide(SPOILT[:2], Goal(WANTED, max_runs=2)) == Done(Ending.RUNS_SPENT)
+
+
+def test_a_run_that_was_stopped_in_its_warm_up_is_a_row_without_figures() -> None:
+    made = result(some(5), interrupted=True)
+    row = row_of(2.0, build(replace(made, spec=replace(made.spec, warmup_s=9.0))), "load-abc.json")
+    assert row.attainment is None and math.isnan(row.completed_rps) and knee([row]) is None
+    told = StringIO()
+    show_rows([row], Console(file=told, width=200))
+    assert "nan" not in told.getvalue()
 
 
 @given(wanted=st.floats(0.5, 0.999))
@@ -305,6 +347,48 @@ def test_a_shift_is_seen_and_chance_is_not() -> None:
     faster = compare(run_of(usual * 1.2), run_of(usual), Slo(ttft_ms=80))
     assert {one.metric: one.change for one in faster.differences}["TTFT p50"] is Change.BETTER
     assert not compare(run_of(usual), run_of(usual[:100])).paired
+
+
+@given(
+    values=st.lists(st.none() | st.integers(1, 50).map(lambda ms: ms * 1e6), min_size=1, max_size=30),
+    data=st.data(),
+)
+def test_quantiles_of_a_drawing_are_those_of_what_it_holds(values: list[float | None], data: st.DataObject) -> None:
+    times = data.draw(st.lists(st.integers(0, 4), min_size=len(values), max_size=len(values)))
+    held = [value / 1e6 for value, count in zip(values, times, strict=True) if value is not None for _ in range(count)]
+    found = Ranked.of(values).quantiles(np.array(times, dtype=np.intp))
+    assert np.isnan(found).all() if not held else found == pytest.approx(np.quantile(held, [*QUANTILES.values()]))
+
+
+@given(count=st.integers(1, 200), seed=st.integers(0, 99))
+def test_a_drawing_holds_as_many_requests_as_there_are(count: int, seed: int) -> None:
+    blocks = Blocks.drawn(count, np.random.default_rng(seed))
+    assert all(len(times := blocks.times(n)) == count and times.sum() == count for n in (0, 1, 1999))
+
+
+def test_a_comparison_needs_no_memory_for_each_drawing() -> None:
+    usual = run_of(np.random.default_rng(3).lognormal(4, 0.3, 1000))
+    tracemalloc.start()
+    try:
+        compare(usual, usual)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2000 * len(usual), "not even a byte for each request that is drawn"
+
+
+def test_a_comparison_leaves_the_warm_up_out(tmp_path: Path) -> None:
+    """The first 20 are slow, and due in it."""
+    made = result(some(60, late=20))
+    for name, warmup_s in (("a", 2.0), ("b", 2.0), ("c", 9.0)):
+        one = replace(made, spec=replace(made.spec, warmup_s=warmup_s))
+        save(one, build(one), tmp_path / name)
+    told = CliRunner().invoke(load_app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"])
+    tree = json.loads(told.stdout.splitlines()[-1])
+    worst = next(row for row in tree["differences"] if row["metric"] == "TTFT p99")
+    assert tree["requests"] == [40, 40] and worst["a"] == pytest.approx(100)
+    told = CliRunner().invoke(load_app, ["compare", str(tmp_path / "a"), str(tmp_path / "c")])
+    assert told.exit_code == 2 and "--warmup-s" in told.output
 
 
 @pytest.mark.slow

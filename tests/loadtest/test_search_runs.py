@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from loadtest.cli import load_app
+from loadtest.cli_groups import GoalFlags
+from loadtest.cli_search import slo_of_all
 from loadtest.truth import Law, Queue, TruthConfig, TruthServer
 
 pytestmark = pytest.mark.slow
@@ -57,8 +59,31 @@ def test_odd_questions_are_refused_before_any_request(flags: list[str], word: st
         assert not truth.take_log().written
 
 
+ONE_CLASS = "classes: {chat: {ttft_ms: 512, attainment: 0.9}}"
+TWO_CLASSES = "classes: {chat: {ttft_ms: 512, attainment: 0.9}, batch: {e2e_ms: 9000}}"
+
+
+def test_the_page_of_a_sweep_draws_the_slo_that_all_requests_have(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(ONE_CLASS)
+    two.write_text(TWO_CLASSES)
+    workload = tmp_path / "workload.yaml"
+    for goal, given, ttft_ms in (
+        (GoalFlags(goodput=["ttft:300"]), workload, 300),
+        (GoalFlags(slo=one), None, 512),
+        (GoalFlags(slo=one), workload, 512),
+        (GoalFlags(slo=two, slo_class="chat"), None, 512),
+    ):
+        found = slo_of_all(goal, given)
+        assert found is not None and found.ttft_ms == ttft_ms
+    assert slo_of_all(GoalFlags(slo=two), workload) is None
+
+
 def test_a_sweep_lists_its_rates_and_marks_the_knee(tmp_path: Path) -> None:
+    slo, page = tmp_path / "slo.yaml", tmp_path / "page.html"
+    slo.write_text(ONE_CLASS)
     flags = ["--model", "truth", "--isl", "4", "--osl", "1", "--json", "--save-dir", str(tmp_path)]
+    flags += ["--slo", str(slo), "--html", str(page)]
     with TruthServer(TRUTH) as truth:
         found = CliRunner(env={"COLUMNS": "200"}).invoke(
             load_app,
@@ -67,6 +92,7 @@ def test_a_sweep_lists_its_rates_and_marks_the_knee(tmp_path: Path) -> None:
     assert found.exit_code in (0, 3), found.output  # 3: the client was late on a busy machine
     tree = json.loads(found.stdout.splitlines()[-1])
     assert [row["rate_rps"] for row in tree["rates"]] == [5, 250] and tree["knee_rps"] == 5
+    assert "SLO 512 ms" in page.read_text() and "90 % must" in page.read_text()
     reports = [str(tmp_path / row["report"]) for row in tree["rates"]]
     compared = CliRunner(env={"COLUMNS": "200"}).invoke(load_app, ["compare", *reports, "--json"])
     assert compared.exit_code == 1, compared.output

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,9 @@ from loadtest.validate.load import burstiness_of, load_of
 from loadtest.validate.prediction import Predicted, class_of, of_model, of_plan
 from loadtest.validate.results import FORMAT, point_of, verdict_of
 from planner import Plan, profile_of_results, slo_from
+from tests.loadtest.bad_servers import CHAT, BadServer
 from tests.loadtest.conftest import QUICK
+from tests.loadtest.test_bad_ends import until
 from tests.loadtest.test_results import result, some
 from tests.planner.plans import plan, pool
 
@@ -76,6 +81,29 @@ def test_a_plan_that_does_not_hold_is_exit_code_1(truth: TruthServer, tmp_path: 
     assert tree["points"][1]["failed"]["server_error"] > 0 and tree["points"][1]["attainment"]["share"] < 1
 
 
+def stop(_: BadServer) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "why", "shares"),
+    [(BadServer.close_the_door, 2, "cannot", [0.9, 1.0]), (stop, 130, "needs all three loads", [0.9])],
+)
+def test_rates_that_were_measured_are_kept(
+    what: Callable[[BadServer], None], code: int, why: str, shares: list[float], tmp_path: Path
+) -> None:
+    """In the second of three loads the server is gone, or we are stopped."""
+    with BadServer({}) as server:
+        server.routes[CHAT] = until(30, lambda: what(server))
+        flags = ["--plan", str(written(tmp_path, plan())), "--base-url", server.base_url, "--save-dir", str(tmp_path)]
+        told = CliRunner(env={"COLUMNS": "200"}).invoke(
+            load_app, ["validate", *flags, "--seconds", "1", "--warmup-s", "0"]
+        )
+    assert told.exit_code == code and why in told.output, told.output
+    tree = json.loads((tmp_path / "results.json").read_text())
+    assert [point["share"] for point in tree["points"]] == shares and why in tree["stopped"]
+
+
 def test_what_cannot_be_validated_is_told(truth: TruthServer, tmp_path: Path) -> None:
     missing = validate(truth, tmp_path, tmp_path / "none.yaml")
     assert missing.exit_code == 2 and "cannot be read" in missing.output
@@ -114,7 +142,7 @@ def test_a_point_says_how_far_off_each_prediction_was() -> None:
     point = point_of(1.0, build(made), "load-abc.json", [told, silent])
     assert point.off["plan"]["ttft_p50"] == pytest.approx(-0.5) and point.off["plan"]["ttft_p99"] == pytest.approx(1.0)
     assert point.off["plan"]["attainment_points"] == pytest.approx(0.1) and "model" not in point.off
-    assert point.measured.request_rate == pytest.approx(10 / 0.9) and point.measured.requests == 10
+    assert point.measured.request_rate == pytest.approx(10) and point.measured.requests == 10
     low, high = replace(point, share=0.9, verdict="missed"), replace(point, share=1.1, verdict="missed")
     assert verdict_of([low, point, high]).value == "met"
     assert verdict_of([replace(low, verdict="INVALID"), point, high]).value == "INVALID"
