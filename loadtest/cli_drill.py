@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,9 +31,9 @@ from loadtest.drill.texts import TextCheck, check_texts
 from loadtest.drill.timeline import BY_ADMIN_API, Action, Kind, in_order, parse_action, timeline_from
 from loadtest.jobs import greedy
 from loadtest.load import load_for
+from loadtest.report import Report, build
 from loadtest.report import as_json as as_json_tree
-from loadtest.report import build
-from loadtest.results import check_folder, save
+from loadtest.results import Saved, check_folder, save
 from loadtest.runner import run as run_load
 from loadtest.spec import RunResult, RunSpec
 from loadtest.types import Interrupted, LoadTestError, Record
@@ -112,6 +112,7 @@ def drill(
             slo,
             bounds.crew[0],
             times.warmup_s,
+            load.lasts_s,
             ray_address=bounds.crew[1],
             keep_text=check_text,
             class_slos=class_slos,
@@ -166,22 +167,11 @@ def _drill(
     with conductor:
         result = run_watched(spec, progress_line(console), conductor.begin, watch=True)
     report = build(result)
-    told = drill_report(
-        result.records,
-        spec.slo_of,
-        conductor.done,
-        [str(action) for action in conductor.undone],
-        run_id=result.run_id,
-        start_ns=result.start_ns,
-        texts=_texts(result, undisturbed),
-        usd_per_hour=spec.rent.usd_per_hour if spec.rent is not None else None,
-    )
-    more = {"drill": asdict(told)}
-    saved = save(result, report, save_dir, more)
+    told, saved = save_drill(result, report, save_dir, lambda: _told(result, conductor, undisturbed))
     show(report, console)
     show_drill(told, console)
     if as_json:
-        typer.echo(json.dumps({**as_json_tree(report, result), **more}, default=str))
+        typer.echo(json.dumps({**as_json_tree(report, result), "drill": asdict(told)}, default=str))
     if saved.error:
         tell_error(f"not all could be saved: {saved.error}")
         return CANNOT_RUN
@@ -189,6 +179,34 @@ def _drill(
     if html is not None:
         write_page(saved.report_file, html, "Drill")
     return _exit_code(told, code_of_run(report))
+
+
+def save_drill(
+    result: RunResult, report: Report, save_dir: Path, tell: Callable[[], DrillReport]
+) -> tuple[DrillReport, Saved]:
+    """Save the run with what `tell` says of the drill; where that raises, without, since loads take long to repeat."""
+    more: dict[str, Any] = {}
+    try:
+        told = tell()
+        more["drill"] = asdict(told)
+    finally:
+        saved = save(result, report, save_dir, more)
+    return told, saved
+
+
+def _told(result: RunResult, conductor: Conductor, undisturbed: list[tuple[Record, ...]]) -> DrillReport:
+    spec = result.spec
+    return drill_report(
+        result.records,
+        spec.slo_of,
+        conductor.done,
+        [str(action) for action in conductor.undone],
+        run_id=result.run_id,
+        start_ns=result.start_ns,
+        warmup_s=spec.warmup_s,
+        texts=_texts(result, undisturbed),
+        usd_per_hour=spec.rent.usd_per_hour if spec.rent is not None else None,
+    )
 
 
 def _undisturbed(spec: RunSpec, console: Console, *, control: bool) -> list[tuple[Record, ...]]:

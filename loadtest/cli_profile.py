@@ -69,7 +69,12 @@ def profile(
             replicas=replicas, quant=quant, max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs,
             max_model_len_tokens=max_model_len, kv_blocks=kv_blocks, block_size_tokens=block_size, eager=enforce_eager,
         )  # fmt: skip
+        deployment.check(facts)
+        _check(out)
         trials = choose_trials(deployment.reach(facts), count=points, osl=osl)
+        if len(trials) < points:
+            told = f"only {len(trials)} of {points} loads: on an engine of this size the others are the same"
+            console.print(told, style="yellow", highlight=False)
         measured = measure(
             target, served, trials, seed=seed, timeout_s=timeout_s, on_point=lambda one: _tell(one, console)
         )
@@ -80,6 +85,17 @@ def profile(
         if measured.stopped is not None:
             kept = f"{len(measured.done)} of {len(trials)} loads were measured and are in {out}"
             raise type(measured.stopped)(f"{measured.stopped}; {kept}")
+
+
+def _check(file: Path) -> None:
+    """Better before the loads than after them. What is in it stays. Raises LoadTestError."""
+    new = not file.exists()
+    try:
+        file.open("ab").close()
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise LoadTestError(f"--out {file} cannot be written: {error}") from error
 
 
 def _write(file: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from loadtest.http.address import USER_AGENT, header_lines, parse_base_url, tls_context
@@ -15,6 +16,8 @@ ANSWER_WITHIN_S = 10.0
 # The metrics of a thousand engines have room in it.
 MAX_BODY_BYTES = 64 << 20
 MAX_TOLD_BYTES = 200
+# Path and query, as they may stand in a request's first line.
+ON_THE_WIRE = re.compile(r"[!-~]*")
 MODELS = "/v1/models"
 MODELS_TOLD = 10
 
@@ -62,6 +65,8 @@ class Asker:
         self._connection.close()
 
     def _fetch(self, method: str, path: str, body: str | None) -> Answer:
+        if not ON_THE_WIRE.fullmatch(path):
+            raise LoadTestError(f"{self.where}{path} cannot be asked for: write its path and query percent-encoded")
         data = (body or "").encode()
         length = [f"Content-Length: {len(data)}"] if body is not None else []
         lines = [f"{method} {self._prefix}{path} HTTP/1.1", *self._lines, *length, "\r\n"]

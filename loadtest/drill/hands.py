@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ DENIED = "\ngive --admin-token or FERRY_ADMIN_TOKEN: `ferry up` keeps it as admi
 ANSWER_WITHIN_S = 10.0
 COMMAND_WITHIN_S = 120.0
 MAX_TOLD_CHARS = 400
+MAX_BYTES_PER_CHAR = 4
 
 # "VLLM::EngineCore"; the kernel keeps 15 characters of a name.
 CORE_NAME = "EngineCor"
@@ -78,6 +81,8 @@ class Hands:
                     return _signal(action.kind, self._processes(action, replica), replica)
         except (LoadTestError, psutil.Error, OSError) as error:
             return Deed(False, str(error) or type(error).__name__, replica)
+        except Exception as error:  # of a kind that nobody thought of: the actions that follow must not be lost with it
+            return Deed(False, f"{type(error).__name__}: {error}", replica)
 
     def replicas(self) -> list[dict[str, Any]]:
         """As the admin API shows them. Raises LoadTestError."""
@@ -108,7 +113,10 @@ class Hands:
         known = {str(one["replica"]): one for one in self.replicas()}
         if replica not in known:
             raise LoadTestError(f"no replica {replica}; there are {', '.join(sorted(known)) or 'none'}")
-        host = psutil.Process(int(known[replica]["pid"]))
+        pid = known[replica].get("pid")
+        if not isinstance(pid, int):
+            raise LoadTestError(f"{replica} does not tell its process: its pid is {json.dumps(pid)}")
+        host = psutil.Process(pid)
         if not any(part.startswith(HOST_PREFIX) for part in host.cmdline()[:1]):
             raise LoadTestError(f"process {host.pid} of this machine is no replica: {replica} runs on another one")
         family = [host, *host.children(recursive=True)]
@@ -166,10 +174,18 @@ def _post(url: str) -> Deed:
 
 
 def _run(command: str) -> Deed:
-    """The user's own words, for the shell."""
-    try:
-        done = subprocess.run(command, shell=True, capture_output=True, timeout=COMMAND_WITHIN_S, check=False)
-    except subprocess.TimeoutExpired:
-        return Deed(False, f"not done within {COMMAND_WITHIN_S:.0f} s")
-    said = (done.stdout + done.stderr).decode(errors="replace").strip()[:MAX_TOLD_CHARS]
+    """The user's own words, for the shell. What they leave in the background is not waited for.
+
+    It would hold a pipe open, so the output goes to a file; and that is read without moving, since it may write on.
+    """
+    with tempfile.TemporaryFile() as output:
+        try:
+            done = subprocess.run(
+                command, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                timeout=COMMAND_WITHIN_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return Deed(False, f"not done within {COMMAND_WITHIN_S:.0f} s")
+        told = os.pread(output.fileno(), MAX_BYTES_PER_CHAR * MAX_TOLD_CHARS, 0)
+    said = told.decode(errors="replace").strip()[:MAX_TOLD_CHARS]
     return Deed(done.returncode == 0, f"exit code {done.returncode}{f': {said}' if said else ''}")

@@ -1,10 +1,11 @@
 """When a load was harmed, and when it had recovered. Pure. Times are seconds from the load's start.
 
-A request is *harmed* while it waits for its first token longer than the limit, while a gap between its tokens is longer
-than the limit, and at the failure that ended it. The limits are the SLO's or, where that has
-none, twice the P99 before the first action. A second counts as disturbed if more requests are harmed in it than in any
-second before the first action, so what is usual is no disturbance. An action has been recovered from at the end of its
-last disturbed second; too close to the end of the run, or to the next action, nothing can be said.
+A request is *harmed* while it waits for its first token longer than the limit, while it says nothing between two tokens
+or before it breaks for longer than the limit, and at the failure that ended it. The limits are the SLO's or, where that
+has none, twice the P99 before the first action. A second counts as disturbed if more requests are harmed in it than is
+usual: than in any second before the first action. An action has been recovered from at the end of its last disturbed
+second; too close to the end of the run, or to the next action, nothing can be said. The second in which the next action
+comes is the next action's.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.metrics import quantile
-from loadtest.types import Outcome, Record, Slo
+from loadtest.types import Outcome, Record, Slo, Times
 
 LIMIT_OF_P99 = 2.0
 # This long nothing may be disturbed before the run ends, or the recovery is not seen.
 SETTLED_S = 3.0
+ENDED_BY_US = frozenset({Outcome.UNFINISHED, Outcome.UNSENT})
 
 Span = tuple[float, float]
 
@@ -38,7 +40,7 @@ class Harm:
 class Recovery:
     """`disturbed_s`: seconds of the run in which more was harmed than before. `after_s`: from the action on.
 
-    `after_s` is 0 if nothing was ever disturbed, and None if the run ended (or the next action came) too early to tell.
+    `after_s` is 0 if nothing was disturbed, and None if the run ended (or the next action came) too early to tell.
     """
 
     after_s: float | None
@@ -48,7 +50,7 @@ class Recovery:
 
 
 def harm_of(before: Sequence[Record], slo: Slo) -> Harm:
-    """`before`: the records of requests that had ended when the first action began."""
+    """`before`: the records of requests that count and had ended when the first action began."""
     ok = [record for record in before if record.ok]
     ttfts_ms = np.sort([record.ttft_ns / 1e6 for record in ok if record.ttft_ns is not None])
     gaps = [record.gaps_ns / 1e6 for record in ok]
@@ -61,20 +63,21 @@ def harm_of(before: Sequence[Record], slo: Slo) -> Harm:
 
 
 def harmed_spans(record: Record, harm: Harm, start_ns: int) -> Iterator[Span]:
-    """When this request was harmed."""
-    if not record.ok and record.outcome is not Outcome.UNFINISHED:  # which we ended ourselves
-        alive_ns = record.last_ns or record.send_ns or record.due_ns
-        silent_ns = record.end_ns if harm.gap_ms is None else min(record.end_ns, alive_ns + round(harm.gap_ms * 1e6))
-        yield _s(silent_ns, start_ns), _s(record.end_ns, start_ns)
+    """When this request was harmed. One that hung until we ended it was, by the silence and not by its end."""
     if harm.ttft_ms is not None:
-        late_ns = record.due_ns + round(harm.ttft_ms * 1e6)
-        first_ns = record.first_ns or record.end_ns
-        if record.streamed and first_ns > late_ns:
-            yield _s(late_ns, start_ns), _s(first_ns, start_ns)
+        yield from _beyond(harm.ttft_ms, np.array([record.due_ns, record.first_ns or record.end_ns]), start_ns)
     if harm.gap_ms is not None:
-        limit_ns = harm.gap_ms * 1e6
-        for at in np.flatnonzero(record.gaps_ns > limit_ns):
-            yield _s(int(record.event_ns[at] + limit_ns), start_ns), _s(int(record.event_ns[at + 1]), start_ns)
+        heard_ns = record.event_ns if record.ok else np.append(record.event_ns, record.end_ns)
+        yield from _beyond(harm.gap_ms, heard_ns, start_ns)
+    if not record.ok and record.outcome not in ENDED_BY_US:
+        yield _s(record.end_ns, start_ns), _s(record.end_ns, start_ns)
+
+
+def _beyond(limit_ms: float, instants_ns: Times, start_ns: int) -> Iterator[Span]:
+    """Of each wait from one of these instants to the next what is beyond the limit."""
+    limit_ns = limit_ms * 1e6
+    for at in np.flatnonzero(np.diff(instants_ns) > limit_ns):
+        yield _s(int(instants_ns[at] + limit_ns), start_ns), _s(int(instants_ns[at + 1]), start_ns)
 
 
 def harmed_per_second(spans_of: Iterable[Iterable[Span]], until_s: float) -> list[int]:
@@ -91,19 +94,21 @@ def harmed_per_second(spans_of: Iterable[Iterable[Span]], until_s: float) -> lis
     return counts
 
 
-def recovery(harmed: Sequence[int], first_action_s: float, action_s: float, until_s: float) -> Recovery:
-    """Of one action; `until_s` is when the next one came, or the end of the run."""
-    usual = max(harmed[: math.floor(first_action_s)], default=0)
-    window = range(math.floor(action_s), min(len(harmed), math.ceil(until_s)))
+def usual_of(harmed: Sequence[int], first_action_s: float) -> int:
+    """The most requests harmed in one second before the first action."""
+    return max((count for second, count in enumerate(harmed) if second + 1 <= first_action_s), default=0)
+
+
+def recovery(harmed: Sequence[int], usual: int, action_s: float, next_s: float | None, end_s: float) -> Recovery:
+    """Of one action; `next_s` is when the next one came, None for the last."""
+    window = range(math.floor(action_s), len(harmed) if next_s is None else min(len(harmed), math.floor(next_s)))
     disturbed = [second for second in window if harmed[second] > usual]
-    if not disturbed:
-        return Recovery(0.0, 0, max((harmed[second] for second in window), default=0))
-    recovered_s = disturbed[-1] + 1.0
-    seen = until_s - recovered_s >= SETTLED_S
+    recovered_s = disturbed[-1] + 1.0 if disturbed else action_s
+    seen = (end_s if next_s is None else next_s) - recovered_s >= SETTLED_S
     return Recovery(
-        after_s=max(0.0, recovered_s - action_s) if seen else None,
+        after_s=recovered_s - action_s if seen else None,
         disturbed_s=len(disturbed),
-        harmed_most=max(harmed[second] for second in disturbed),
+        harmed_most=max((harmed[second] for second in window), default=0),
     )
 
 

@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
 from loadtest.cost import S_PER_HOUR
-from loadtest.drill.phases import Harm, Recovery, harm_of, harmed_per_second, harmed_spans, recovery
+from loadtest.drill.phases import Harm, Recovery, harm_of, harmed_per_second, harmed_spans, recovery, usual_of
 from loadtest.drill.texts import TextCheck
-from loadtest.metrics import by_class, meets, quantile
+from loadtest.metrics import by_class, in_window, meets, quantile
 from loadtest.moves import MovesTotal, total_of
 from loadtest.types import Outcome, Record, Slo
 
@@ -52,8 +53,8 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the run. Before are the requests that had ended by the first action, after are those due after the last
-    recovery, and during all others. Gaps belong to a phase by the instant at which they end."""
+    """A part of the run. Before are the requests that had ended by the first action, save those of the warm-up; after
+    are those due after the last recovery, and during all others. Gaps belong to a phase by the instant of their end."""
 
     name: str
     from_s: float
@@ -128,32 +129,40 @@ def drill_report(
     *,
     run_id: str,
     start_ns: int,
+    warmup_s: float = 0.0,
     texts: TextCheck | None = None,
     usd_per_hour: float | None = None,
 ) -> DrillReport:
-    """`records`: all of the run; `slo_of`: the SLO of a class; `done`: in their order."""
+    """`records`: all of the run; `slo_of`: the SLO of a class; `done`: in their order.
+
+    What was due in the warm-up does not tell what was usual. It may be harmed by an action, though, as any other.
+    """
     clock = _Clock(start_ns)
+    counted = in_window(records, start_ns, warmup_s)
     first_s = done[0].began_s if done else math.inf
     end_s = max((clock.s(record.end_ns) for record in records), default=0.0)
-    ended = by_class(record for record in records if clock.s(record.end_ns) < first_s)
+    ended = by_class(record for record in counted if clock.s(record.end_ns) < first_s)
     harms = {name: harm_of(ended.get(name, ()), slo_of(name)) for name in by_class(records)}
     spans = {record.number: list(harmed_spans(record, harms[record.slo_class], start_ns)) for record in records}
     harmed = harmed_per_second(spans.values(), end_s)
-    nexts_s = [*(one.began_s for one in done[1:]), end_s][: len(done)]
+    usual = usual_of(harmed_per_second((spans[record.number] for record in counted), end_s), first_s)
     actions = tuple(
         ActionReport(
             action=one,
             streams=_streams(records, one.began_s, clock),
-            recovery=recovery(harmed, first_s, one.began_s, next_s),
+            recovery=recovery(harmed, usual, one.began_s, following.began_s if following else None, end_s),
         )
-        for one, next_s in zip(done, nexts_s, strict=True)
+        for one, following in zip_longest(done, done[1:])
     )
     touched = [
         _touched(record, run_id)
         for record in records
         if clock.s(record.end_ns) >= first_s and (spans[record.number] or (record.moves and record.moves.others))
     ]
-    phases = tuple(_phase(records, slo_of, *bounds, clock) for bounds in _bounds(actions, end_s))
+    phases = tuple(
+        _phase(counted if name == BEFORE else records, slo_of, name, from_s, until_s, clock)
+        for name, from_s, until_s in _bounds(actions, warmup_s, end_s)
+    )
     return DrillReport(
         harms=harms,
         phases=phases,
@@ -201,13 +210,15 @@ class _Clock:
         return due_s >= from_s if phase == AFTER else end_s > from_s and due_s < until_s
 
 
-def _bounds(actions: Sequence[ActionReport], end_s: float) -> list[tuple[str, float, float]]:
+def _bounds(actions: Sequence[ActionReport], warmup_s: float, end_s: float) -> list[tuple[str, float, float]]:
     """Before the first action, until the last recovery, after it."""
+    first_s = actions[0].action.began_s if actions else end_s
+    bounds = [(BEFORE, min(warmup_s, first_s), first_s)]
     if not actions:
-        return [(BEFORE, 0.0, end_s)]
+        return bounds
     last = actions[-1]
     healed_s = end_s if last.recovery.after_s is None else last.action.began_s + last.recovery.after_s
-    bounds = [(BEFORE, 0.0, actions[0].action.began_s), (DURING, actions[0].action.began_s, healed_s)]
+    bounds.append((DURING, first_s, healed_s))
     return bounds + ([(AFTER, healed_s, end_s)] if healed_s < end_s else [])
 
 

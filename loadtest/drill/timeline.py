@@ -14,6 +14,7 @@ Replicas are named as `ferry status` names them, or as `busiest:POOL`: the one t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -23,6 +24,7 @@ from loadtest.http.address import parse_base_url
 from loadtest.types import LoadTestError
 
 BUSIEST, PID = "busiest:", "pid:"
+URL = re.compile(r"[!-~]+")
 
 
 class Kind(StrEnum):
@@ -136,6 +138,8 @@ def _checked(at_s: float, kind: str, subject: str, where: str) -> Action:
             return replace(action, slowness=parse_slowness(action.subject, where))
         case Kind.POST if not action.subject.startswith(("http://", "https://")):
             raise LoadTestError(f"{where}: {action.subject!r} is not an http or https URL")
+        case Kind.POST if not URL.fullmatch(action.subject):
+            raise LoadTestError(f"{where}: {action.subject!r} is not as URLs go over the wire: percent-encode it")
         case Kind.POST:
             parse_base_url(action.subject)
     return action

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -67,21 +66,27 @@ def measure(
         jobs = _jobs(target, model, trial, rng, salt, ignore_eos=ignore_eos)
         try:
             report = _run(target, trial, jobs, timeout_s)
+            point = point_of(trial, report)
         except LoadTestError as error:
             if not found:
                 raise
             return Measurements(tuple(found), error)
-        found.append(Measured(trial, point_of(trial, report), (*report.faults, *report.warnings)))
+        found.append(Measured(trial, point, (*report.faults, *report.warnings)))
         if on_point is not None:
             on_point(found[-1])
     return Measurements(tuple(found))
 
 
 def point_of(trial: Trial, report: Report) -> ProfilePoint:
-    """The point of one trial; lengths are the server's counts where it gives them."""
+    """The point of one trial; lengths are the server's counts where it gives them.
+
+    Raises LoadTestError where no answer tells its first token.
+    """
     total = report.total
-    tpot = _spread(total.distributions.get("tpot"))
-    counted = total.prompt_tokens if not math.isnan(total.prompt_tokens) else float(trial.isl)
+    ttft, tpot = _spread(total.distributions.get("ttft")), _spread(total.distributions.get("tpot"))
+    if ttft is None:
+        raise LoadTestError("the endpoint does not stream its answers: without a first token there is no TTFT")
+    counted = total.prompt_tokens if total.prompt_tokens > 0 else float(trial.isl)  # NaN where nobody counted
     return ProfilePoint.model_validate(
         {
             "isl": counted,
@@ -89,7 +94,7 @@ def point_of(trial: Trial, report: Report) -> ProfilePoint:
             "concurrency": float(trial.concurrency),
             "requests": total.due,
             "spread": trial.spread,
-            "ttft_ms": _spread(total.distributions.get("ttft")),
+            "ttft_ms": ttft,
             "tpot_ms": tpot if tpot is not None and min(tpot.values()) > 0 else None,  # 0: tokens came in one piece
             "out_tok_s": total.output_tokens_per_s,
         }

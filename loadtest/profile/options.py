@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from loadtest.profile.design import Reach
+from loadtest.profile.design import Reach, Trial
 from loadtest.profile.facts import Facts
 from loadtest.profile.measure import Measured
-from planner import Profile, profile_from
+from planner import Profile, ProfilePoint, profile_from
 
 ENGINE, POINTS = "Engine", "Points"
 
@@ -50,10 +50,26 @@ BlockSize = Annotated[
     int | None, typer.Option(help="Tokens in a block.", show_default="as /metrics says", rich_help_panel=ENGINE)
 ]
 Eager = Annotated[bool, typer.Option("--enforce-eager", rich_help_panel=ENGINE)]
-Count = Annotated[int, typer.Option("--points", help="6 to 12.", rich_help_panel=POINTS)]
+Count = Annotated[int, typer.Option("--points", help="6 to 12; fewer on a small engine.", rich_help_panel=POINTS)]
 Osl = Annotated[int, typer.Option("--osl", help="Output tokens of each request.", rich_help_panel=POINTS)]
 Seed = Annotated[int, typer.Option(help="Mixes the lengths; words are new each time.", min=0, rich_help_panel=POINTS)]
 Out = Annotated[Path, typer.Option("--out", help="Where the profile goes.", rich_help_panel=POINTS)]
+
+
+# Stands for those that are not measured yet.
+ANY_POINT = Measured(
+    Trial(isl=1, osl=1, concurrency=1, requests=1),
+    ProfilePoint.model_validate(
+        {
+            "isl": 1.0,
+            "osl": 1.0,
+            "concurrency": 1.0,
+            "requests": 1,
+            "ttft_ms": dict.fromkeys(("mean", "p50", "p90", "p99"), 1.0),
+            "out_tok_s": 1.0,
+        }
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,10 @@ class Deployment:
             max_num_seqs=self.max_num_seqs * engines if self.max_num_seqs else None,
             kv_tokens=blocks * block * engines if blocks and block else None,
         )
+
+    def check(self, facts: Facts) -> None:
+        """Better before the loads than after them. Raises PlannerError for flags that name no deployment."""
+        self.profile(facts, (ANY_POINT,), on=date.min)
 
     def profile(self, facts: Facts, measured: Sequence[Measured], *, on: date) -> Profile:
         """The profile of the measured points. Raises PlannerError for flags that name no deployment."""

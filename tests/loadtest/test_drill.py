@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.drill.phases import Harm, harm_of, harmed_per_second, harmed_spans, recovery
+from loadtest.drill.phases import Harm, Recovery, harm_of, harmed_per_second, harmed_spans, recovery, usual_of
 from loadtest.drill.report import AFTER, BEFORE, DURING, ActionDone, DrillReport, drill_report
 from loadtest.drill.slowness import FREE, Link, Slowness, parse_slowness
 from loadtest.drill.texts import TextVerdict, check_texts, compare_texts
@@ -106,9 +106,23 @@ def test_a_recovery_that_the_run_did_not_see_is_not_claimed() -> None:
 
 def test_what_is_usual_is_no_disturbance() -> None:
     harmed = [1, 2, 1, 0, 5, 6, 2, 1, 2, 0, 1]
-    assert recovery(harmed, 4.0, 4.0, 11.0).after_s == 2.0
-    assert recovery(harmed, 4.0, 4.0, 8.0).after_s is None
-    assert recovery([0] * 10, 4.0, 4.5, 10.0).after_s == 0.0
+    usual = usual_of(harmed, 4.5)
+    assert usual == 2 and usual_of(harmed, 0.9) == 0
+    assert recovery(harmed, usual, 4.0, None, 11.0).after_s == 2.0
+    assert recovery(harmed, usual, 4.0, 8.0, 11.0).after_s is None
+    assert recovery([0] * 10, 0, 4.5, None, 10.0).after_s == 0.0
+
+
+def test_the_second_of_the_next_action_does_not_spoil_the_recovery_from_the_one_before() -> None:
+    harmed = [0, 0, 5, 0, 0, 0, 7, 0, 0, 0, 0]
+    first = recovery(harmed, 0, 2.2, 6.5, 11.0)
+    assert first == Recovery(pytest.approx(0.8), disturbed_s=1, harmed_most=5)  # type: ignore[arg-type]
+    assert recovery(harmed, 0, 6.5, None, 11.0) == Recovery(0.5, disturbed_s=1, harmed_most=7)
+
+
+@pytest.mark.parametrize(("action_s", "next_s"), [(6.2, 6.7), (6.2, 7.5), (9.0, None), (12.0, None)])
+def test_what_was_hardly_looked_at_has_not_recovered(action_s: float, next_s: float | None) -> None:
+    assert recovery([0] * 11, 0, action_s, next_s, 11.0) == Recovery(None, disturbed_s=0, harmed_most=0)
 
 
 def test_each_way_to_be_harmed() -> None:
@@ -118,14 +132,74 @@ def test_each_way_to_be_harmed() -> None:
     stalled = record([100.0, 700.0, 750.0])
     assert list(harmed_spans(stalled, harm, 0)) == [(0.3, 0.7)]
     cut = replace(record([100.0], Outcome.CUT), end_ns=400 * MS)
-    assert list(harmed_spans(cut, harm, 0)) == [(0.3, 0.4)]
+    assert list(harmed_spans(cut, harm, 0)) == [(0.3, 0.4), (0.4, 0.4)]
     assert list(harmed_spans(cut, Harm(None, None, False), 0)) == [(0.4, 0.4)]
-    never = replace(record([], Outcome.TIMED_OUT, send_ms=1.0), end_ns=3000 * MS)
-    assert list(harmed_spans(never, harm, 0)) == [(0.201, 3.0), (0.5, 3.0)]
-    stopped = replace(record([100.0], Outcome.UNFINISHED), end_ns=400 * MS)
-    assert list(harmed_spans(stopped, harm, 0)) == [], "we ended it ourselves"
     assert list(harmed_spans(late, Harm(None, None, False), 0)) == []
     assert harmed_per_second([[(0.5, 2.5)], [(0.1, 0.2), (0.7, 0.8)]], 3.0) == [2, 1, 1]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("events_ms", "outcome", "end_ms", "spans"),
+    [
+        ([], Outcome.TIMED_OUT, 3000, [(0.5, 3.0), (3.0, 3.0)]),
+        ([], Outcome.SERVER_ERROR, 400, [(0.4, 0.4)]),  # the limit of gaps is none for the first token
+        ([], Outcome.UNFINISHED, 3000, [(0.5, 3.0)]),  # we ended it ourselves, but it hung before
+        ([], Outcome.UNFINISHED, 400, []),
+        ([], Outcome.UNSENT, 3000, [(0.5, 3.0)]),  # kept back by the concurrency limit: its user waits as well
+        ([100.0], Outcome.UNFINISHED, 250, []),
+        ([100.0], Outcome.UNFINISHED, 3000, [(0.3, 3.0)]),
+    ],
+)
+def test_a_request_that_does_not_complete_is_harmed_by_its_silence(
+    events_ms: list[float], outcome: Outcome, end_ms: int, spans: list[tuple[float, float]], streamed: bool
+) -> None:
+    harm = Harm(ttft_ms=500, gap_ms=200, from_slo=True)
+    broken = replace(record(events_ms, outcome), end_ns=end_ms * MS, streamed=streamed)
+    assert list(harmed_spans(broken, harm, 0)) == spans
+
+
+def test_a_server_that_hangs_until_the_end_is_not_one_that_recovered() -> None:
+    """At 8 s all that runs falls silent, and what comes later gets not even a head; we end it all at 30 s."""
+    records = []
+    for one in (steady(number, 250.0 * number) for number in range(80)):
+        heard = one.event_ns[one.event_ns < 8e9]
+        if len(heard) < len(one.event_ns):
+            first_ns, last_ns = (int(heard[0]), int(heard[-1])) if heard.size else (0, 0)
+            one = replace(
+                one, outcome=Outcome.UNFINISHED, event_ns=heard, first_ns=first_ns, last_ns=last_ns,
+                streamed=heard.size > 0, end_ns=int(30e9),
+            )  # fmt: skip
+        records.append(one)
+    (hung,) = report(records, SLO, DONE).actions
+    assert hung.streams.lost == hung.streams.open > 5
+    assert hung.recovery.after_s is None and hung.recovery.disturbed_s == 22 and hung.recovery.harmed_most > 50
+
+
+def test_requests_that_die_unanswered_do_not_make_harm_usual_before_the_action() -> None:
+    """Six sent at 6.5 s get no head and die with the action at 8 s, long before their TTFT limit."""
+    dying = [
+        replace(record([], Outcome.NO_CONNECTION, number=100 + n, due_ms=6500), streamed=False, end_ns=int(8.1e9))
+        for n in range(6)
+    ]
+    limits = Slo(ttft_ms=4000, max_gap_ms=200)
+    late = steady(99, 9000, stall_at_ms=9500, stall_ms=1000)
+    (killed,) = report([*(steady(n, 250.0 * n) for n in range(80)), *dying, late], limits, DONE).actions
+    assert killed.recovery == Recovery(3.0, disturbed_s=3, harmed_most=6)
+
+
+def test_what_was_due_in_the_warm_up_does_not_tell_what_is_usual() -> None:
+    """Its first tokens take 2 s longer and its streams stand still: neither is a limit, nor usual, nor a phase."""
+    cold = [steady(100 + n, 100.0 * n, stall_at_ms=100.0 * n, stall_ms=2000) for n in range(20)]
+    records = [*cold, *harmed_load()]
+    told = drill_report(records, lambda _: Slo(), [DONE], (), run_id="r", start_ns=0, warmup_s=2.0)
+    assert told.harms[""].ttft_ms == told.harms[""].gap_ms == pytest.approx(200)
+    assert told.actions[0].recovery.after_s == pytest.approx(2.0) and told.harmed_per_second[1] > 7
+    before, during, after = told.phases
+    assert (before.from_s, before.until_s) == (2.0, 8.0) and before.ttft.max_ms == pytest.approx(100)
+    assert before.due == 25 - 8 and before.due + during.due + after.due == 80 - 8
+    early = drill_report(records, lambda _: SLO, [DONE], (), run_id="r", start_ns=0, warmup_s=9.0)
+    assert early.phases[0].due == 0 and early.actions[0].streams.open == 8, "a stream is one, warm-up or not"
 
 
 REFERENCE = "the quick brown fox jumps over the lazy dog and runs away"
@@ -193,6 +267,7 @@ def test_actions_are_read() -> None:
         *("", "20 drain", "soon drain d", "-1 drain d", "nan drain d", "5 explode d", "5 drain pid:7", "5 kill pid:1"),
         *("5 kill pid:-9", "5 kill pid:x", "inf kill d", "5 notice d", "5 notice d soon", "5 notice d -1s"),
         *("5 notice 3s", "5 notice pid:77 3s", "5 post ftp://x", "5 post hooks", "5 post http://"),
+        *("5 post http://h/?zone=東京", "5 post http://h/a b"),
         *("5 slow", "5 slow 3", "5 slow ms", "5 slow 0ms", "5 slow -1mbit", "5 slow 1ms 2ms", "5 slow infms"),
     ),
 )

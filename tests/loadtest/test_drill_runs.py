@@ -18,13 +18,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from loadtest.cli import load_app
+from loadtest.cli_drill import save_drill
 from loadtest.cli_report import asking_for_moves
 from loadtest.drill.conductor import Conductor
 from loadtest.drill.hands import Deed, Hands
-from loadtest.drill.timeline import parse_action
+from loadtest.drill.report import DrillReport
+from loadtest.drill.timeline import Action, Kind, parse_action
+from loadtest.report import build
 from loadtest.saved import read_run
+from loadtest.spec import RunResult, RunSpec
 from loadtest.truth import TruthConfig, TruthServer
 from loadtest.types import Target
+from tests.loadtest.builders import record
 from tests.loadtest.conftest import QUICK
 from tests.loadtest.fake_ferry import TOKEN, FakeFerry, replica
 
@@ -144,6 +149,42 @@ def test_a_hook_is_posted_to() -> None:
     assert "no relay" in do(hands(fake), "1 slow 5ms").told
 
 
+def test_a_replica_that_does_not_tell_its_process_is_a_deed_that_failed() -> None:
+    with FakeFerry({**replica("d-1"), "pid": None}, {**replica("d-2"), "running": "many"}) as fake:
+        assert do(hands(fake), "1 kill d-1") == Deed(False, "d-1 does not tell its process: its pid is null", "d-1")
+        surprised = do(hands(fake), "1 drain busiest:decode")
+        assert not surprised.ok and "ValueError" in surprised.told, "nobody thought of such an answer"
+        actions = [parse_action(text) for text in ("0 drain busiest:decode", "0.1 run true")]
+        with Conductor(actions, hands(fake)) as conductor:
+            conductor.begin(time.monotonic_ns())
+            time.sleep(0.4)
+    assert [one.ok for one in conductor.done] == [False, True] and not conductor.undone
+
+
+def test_a_url_that_cannot_go_over_the_wire_is_refused() -> None:
+    with FakeFerry() as fake:
+        deed = hands(fake).do(Action(0.0, Kind.POST, f"{fake.base_url}/hook?zone=東京"))
+        assert not deed.ok and "percent-encoded" in deed.told and not fake.asked
+
+
+def test_what_a_command_leaves_in_the_background_is_not_waited_for() -> None:
+    with FakeFerry() as fake:
+        began_s = time.monotonic()
+        assert do(hands(fake), "1 run (sleep 4; echo later) & echo begun") == Deed(True, "exit code 0: begun")
+        assert time.monotonic() - began_s < 3
+
+
+def test_a_load_is_kept_where_its_drill_cannot_be_told(tmp_path: Path) -> None:
+    result = RunResult(RunSpec(Target("http://x"), ()), "r", 0, 0.0, (record(),), (), False, ())
+
+    def tell() -> DrillReport:
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        save_drill(result, build(result), tmp_path, tell)
+    assert len(read_run(tmp_path).records) == 1
+
+
 def test_a_command_tells_how_it_ended() -> None:
     with FakeFerry() as fake:
         assert do(hands(fake), "1 run echo done; exit 3") == Deed(False, "exit code 3: done")
@@ -181,7 +222,7 @@ def test_a_server_that_stands_still_for_a_second_harms_what_runs_and_then_recove
     with TruthServer(STREAMS) as truth:
         page = tmp_path / "drill.html"
         stop, go = f"2 stop pid:{truth.pid}", f"3 continue pid:{truth.pid}"
-        result = drill(truth, tmp_path, *LOAD, "--do", stop, "--do", go, "--html", str(page))
+        result = drill(truth, tmp_path, *LOAD, "--warmup-s", "0.5", "--do", stop, "--do", go, "--html", str(page))
         assert result.exit_code in (1, 3), result.output
     stopped, went_on = told(result)["drill"]["actions"]
     # Streams last a second at 20 a second: some 20 are open, and none is lost.
@@ -189,7 +230,7 @@ def test_a_server_that_stands_still_for_a_second_harms_what_runs_and_then_recove
     assert 900 <= stopped["streams"]["longest_gap"]["max_ms"] <= 1600 and stopped["streams"]["moves"] is None
     assert stopped["recovery"]["after_s"] is None, "the next action came before it could be seen"
     before, during, *_ = told(result)["drill"]["phases"]
-    assert before["gap"]["max_ms"] < 300 < during["gap"]["max_ms"]
+    assert before["gap"]["max_ms"] < 300 < during["gap"]["max_ms"] and before["from_s"] == 0.5
     assert went_on["action"]["ok"] and "SIGCONT" in went_on["action"]["told"]
     run = read_run(tmp_path)
     assert run.document.drill is not None and run.document.drill.actions[0].streams.open == stopped["streams"]["open"]

@@ -23,6 +23,7 @@ from loadtest.truth import TruthConfig, TruthServer
 from loadtest.types import LoadTestError, Target
 from planner import read_load_point, read_profile
 from serving.cli import app
+from tests.loadtest.bad_servers import BadServer, in_turn, streams, whole
 
 pytestmark = pytest.mark.slow
 
@@ -175,16 +176,49 @@ def test_the_command_writes_a_profile_that_the_planner_reads(truth: TruthServer,
     [
         (["--base-url", "http://127.0.0.1:9"], "cannot reach 127.0.0.1:9/v1/models"),
         (["--points", "3"], "--points is 3"),
-        (["--kind", "abacus", "--max-num-seqs", "1", "--max-model-len", "200", "--osl", "2"], "kind is 'abacus'"),
+        (["--kind", "abacus"], "kind is 'abacus'"),
+        (["--tp", "0"], "tp is 0"),
+        (["--out", "missing/p.yaml"], "--out missing/p.yaml cannot be written"),
+        (["--out", "/"], "--out / cannot be written"),
     ],
 )
-def test_what_cannot_be_is_exit_code_2_with_a_reason(
+def test_what_cannot_be_is_exit_code_2_with_a_reason_before_anything_is_measured(
     truth: TruthServer, tmp_path: Path, arguments: list[str], told: str
 ) -> None:
     out = tmp_path / "p.yaml"
     found = ferry("--base-url", truth.base_url, "--system", "here", "--out", str(out), *arguments)
     assert found.exit_code == 2 and told in found.output and "Traceback" not in found.output
-    assert not out.exists()
+    assert not out.exists() and not truth.take_log().written
+
+
+def test_what_a_profile_file_holds_stays_until_there_is_another(truth: TruthServer, tmp_path: Path) -> None:
+    out = tmp_path / "p.yaml"
+    out.write_text("mine")
+    assert ferry("--base-url", truth.base_url, "--system", "here", "--out", str(out), "--points", "3").exit_code == 2
+    assert out.read_text() == "mine"
+
+
+def in_one_piece(tokens: int) -> dict[str, object]:
+    usage = {"prompt_tokens": 5, "completion_tokens": tokens}
+    return {"id": "r", "choices": [{"index": 0, "text": "a", "finish_reason": "length"}], "usage": usage}
+
+
+def test_a_server_that_does_not_stream_is_told(tmp_path: Path) -> None:
+    with BadServer({ENDPOINT: whole(in_one_piece(2))}) as server:
+        found = ferry(
+            "--base-url", server.base_url, "--system", "here", "--osl", "2", "--max-model-len", "512",
+            "--max-num-seqs", "1", "--out", str(tmp_path / "p.yaml"),
+        )  # fmt: skip
+    assert found.exit_code == 2 and "does not stream" in found.output, found.output
+    assert "only 4 of 8 loads" in found.output, "one sequence: only the lengths of prompts differ"
+
+
+def test_answers_in_one_piece_later_keep_the_loads_before() -> None:
+    few = Trial(10, 2, 1, 2)
+    streamed = [streams({"id": "r", "choices": [{"index": 0, "text": "a"}]}, "[DONE]")] * (2 * 2 + few.requests)
+    with BadServer({ENDPOINT: in_turn(*streamed, whole(in_one_piece(2)))}) as server:
+        found = measure(Target(server.base_url, ENDPOINT), "m", [few, few])
+    assert len(found.done) == 1 and "does not stream" in str(found.stopped)
 
 
 def test_a_saved_load_test_is_a_point_too(truth: TruthServer, tmp_path: Path) -> None:
