@@ -69,14 +69,33 @@ class RayCrew:
         return found
 
 
+def _head_at(address: str) -> tuple[str, int] | None:
+    """Host and port; None for `auto` and the like: Ray knows where that is, or at once that it does not.
+
+    Raises LoadTestError for what can be no address.
+    """
+    try:
+        where = urlsplit(address if "://" in address else f"ray://{address}")
+        if where.port is None and "://" not in address:
+            return None
+        if not where.hostname:
+            raise ValueError("it names no host")
+    except ValueError as error:
+        raise LoadTestError(
+            f"--workers: {address} is no address of a Ray cluster: {error}; "
+            f"write ray://HOST:{HEAD_PORT}, ray:HOST:PORT or ray:auto"
+        ) from error
+    return where.hostname, HEAD_PORT if where.port is None else where.port
+
+
 def _check_reach(address: str) -> None:
     """Ray itself tries for minutes where nobody listens. Raises LoadTestError."""
-    where = urlsplit(address if "://" in address else f"ray://{address}")
-    if where.port is None and "://" not in address:
-        return  # `auto` and the like: Ray knows where it is, or at once that it does not
+    head = _head_at(address)
+    if head is None:
+        return
     try:
-        socket.create_connection((where.hostname or "", where.port or HEAD_PORT), REACH_WITHIN_S).close()
-    except OSError as error:
+        socket.create_connection(head, REACH_WITHIN_S).close()
+    except (OSError, UnicodeError) as error:  # a name of a form that none has is a UnicodeError
         raise LoadTestError(f"no Ray cluster answers at {address}: {error}") from error
 
 
@@ -89,7 +108,8 @@ def _own_host(address: str) -> str:
     """Our address as the cluster sees it: that of the interface on the way there. Nothing is sent."""
     if not address.startswith("ray://"):
         return str(ray.util.get_node_ip_address())
-    head = urlsplit(address)
+    head = _head_at(address)
+    assert head is not None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((head.hostname or "127.0.0.1", head.port or HEAD_PORT))
+        probe.connect(head)
         return str(probe.getsockname()[0])

@@ -28,6 +28,7 @@ def summary(
     """`broken`: counts of what did not complete, by kind; None where not told. `good`: within the source's SLO."""
     told = all(count is not None for count in broken.values())
     due = completed + sum(count or 0 for count in broken.values()) if completed is not None and told else None
+    all_completed = due is not None and due == completed
     outcomes = {"ok": completed, **broken}
     attainment = None
     if good is not None and due:
@@ -43,7 +44,7 @@ def summary(
         output_tokens_per_s=output_tokens_per_s,
         mean_prompt_tokens=prompt_tokens,
         mean_output_tokens=output_tokens,
-        metrics={name: _with_all(found, due == completed) for name, found in metrics.items() if found is not None},
+        metrics={name: _with_all(found, all_completed) for name, found in metrics.items() if found is not None},
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from loadtest.document import Document, MetricFigures, Source
 from loadtest.exchange.shaping import FAILED, document, summary
 from loadtest.exchange.tree import at, number, ratio, text, whole
-from loadtest.metrics import quantile
+from loadtest.metrics import in_window, quantile
 from loadtest.types import Record
 
 TOOL = "vllm bench serve"
@@ -64,20 +64,24 @@ def read_vllm_bench(tree: Mapping[str, Any], raw: bytes, place: int) -> Document
 
 
 def write_vllm_bench(doc: Document, records: Sequence[Record], *, detailed: bool = False) -> dict[str, Any]:
-    """The figures are made of the records, and of the document where there are none; what neither says is left out."""
-    found = _of_records(records) if records else _of_document(doc)
-    total, limits = doc.total, doc.spec.get("limits") or {}
-    models = doc.spec.get("models") or []
-    concurrency = limits.get("concurrency")
+    """The figures are made of the records, and of the document where there are none; what neither says is left out.
+
+    `records`: all of the run, with instants from its start on. Those of the warm-up are no part of any figure: the
+    document has left them out as well.
+    """
+    counted = in_window(records, 0, doc.warmup_s)
+    found = _of_records(counted) if records else _of_document(doc)
+    total, models = doc.total, doc.spec.get("models") or []
+    completed = total.outcomes.get("ok", 0 if total.due is not None else None)
     tree: dict[str, Any] = {
         "backend": "openai-chat" if "chat" in str(doc.spec.get("endpoint", "")) else "openai",
         "model_id": ",".join(models) or None,
         "num_prompts": total.due,
-        "request_rate": "inf" if concurrency is not None else total.due_rps,
-        "max_concurrency": concurrency,
+        "request_rate": _request_rate(doc),
+        "max_concurrency": whole(doc.spec, "limits", "concurrency"),
         "duration": total.window_s,
-        "completed": total.outcomes.get("ok", 0) if total.outcomes else None,
-        "failed": total.due - total.outcomes.get("ok", 0) if total.due is not None else None,
+        "completed": completed,
+        "failed": total.due - completed if total.due is not None and completed is not None else None,
         "request_throughput": total.completed_rps,
         "request_goodput": total.goodput_rps,
         "output_throughput": total.output_tokens_per_s,
@@ -88,7 +92,7 @@ def write_vllm_bench(doc: Document, records: Sequence[Record], *, detailed: bool
     if total.window_s and len(known) == len(tokens):
         tree["total_token_throughput"] = sum(known) / total.window_s
     if detailed:
-        tree |= _details(records)
+        tree |= _details(counted)
     # These two are null in their files too; every other key that is not known is left out.
     return {
         key: value for key, value in tree.items() if value is not None or key in ("max_concurrency", "request_goodput")
@@ -108,6 +112,16 @@ def _metric(tree: Mapping[str, Any], theirs: str, completed: int | None) -> Metr
         mean_ms=number(tree, f"mean_{theirs}_ms"),
         completed_ms={share: value for share, value in shares.items() if value is not None},
     )
+
+
+def _request_rate(doc: Document) -> float | str | None:
+    """Theirs is "inf" where a request waits for nothing but a free slot, whatever rate that came to."""
+    told = doc.spec.get("request_rate")
+    if told == "inf" or number(told) is not None:
+        return told
+    # Another tool that had a rate would have told it.
+    closed = doc.spec.get("closed_loop", whole(doc.spec, "limits", "concurrency") is not None)
+    return "inf" if closed else doc.total.due_rps
 
 
 def _of_records(records: Sequence[Record]) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from loadtest.types import LoadTestError
@@ -18,6 +22,12 @@ from planner import TRACE_FORMATS, PlannerError, RequestTrace, guess_trace_forma
 
 SERVEGEN = "servegen"
 FORMATS = (*TRACE_FORMATS, SERVEGEN)
+# What reading a file raises that is missing or damaged: each way to compress or to write it has errors of its own, and
+# ServeGen's numbers that are none come as ValueError.
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, RecursionError),
+    *(tarfile.TarError, zlib.error, lzma.LZMAError, csv.Error, msgspec.MsgspecError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +87,9 @@ def load_trace(
     rng: np.random.Generator,
     *,
     format: str = "",
-    begin_s: float = 0.0,
     duration_s: float | None = None,
 ) -> RequestTrace:
-    """Read a trace. `begin_s` and `duration_s` bound what ServeGen draws; other formats are read whole.
+    """Read a trace. `duration_s` bounds what is drawn of ServeGen's clients; other formats are read whole.
 
     Raises:
         LoadTestError: if the file or its format is of no use, or not one line is.
@@ -88,10 +97,10 @@ def load_trace(
     if format and format not in FORMATS:
         raise LoadTestError(f"{format!r} is no trace format: {', '.join(FORMATS)}")
     try:
-        trace = _read(path, rng, format, begin_s, duration_s)
+        trace = _read(path, rng, format, duration_s)
     except PlannerError as error:
         raise LoadTestError(f"{path}: {error}") from error
-    except (OSError, EOFError, UnicodeDecodeError, tarfile.TarError) as error:
+    except UNREADABLE as error:
         raise LoadTestError(f"{path} cannot be read: {error}") from error
     if not trace.requests:
         why = f": line {trace.bad_lines[0].number}: {trace.bad_lines[0].why}" if trace.bad_lines else ""
@@ -99,9 +108,9 @@ def load_trace(
     return trace
 
 
-def _read(path: Path, rng: np.random.Generator, format: str, begin_s: float, duration_s: float | None) -> RequestTrace:
+def _read(path: Path, rng: np.random.Generator, format: str, duration_s: float | None) -> RequestTrace:
     if format == SERVEGEN or (not format and (path.is_dir() or ".tar" in path.suffixes)):
-        return servegen_trace(_chunks(path), rng, begin_s=begin_s, duration_s=duration_s)
+        return servegen_trace(_chunks(path), rng, duration_s=duration_s)
     with _text(path) as lines:
         first = lines.readline()
         format = format or guess_trace_format(first)

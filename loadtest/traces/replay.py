@@ -11,8 +11,8 @@ from planner import RequestTrace, TraceRequest
 
 
 def thinned(trace: RequestTrace, keep: float, rng: np.random.Generator) -> RequestTrace:
-    """Keep this share of the sessions, each whole."""
-    keys = [one.session or number for number, one in enumerate(trace.requests)]
+    """Keep this share of the sessions, each whole and with its sub-agents."""
+    keys = [_root(one) if one.session else number for number, one in enumerate(trace.requests)]
     stays = thin(keys, keep, rng)
     return replace(trace, requests=tuple(one for one, stay in zip(trace.requests, stays, strict=True) if stay))
 

@@ -21,6 +21,7 @@ from loadtest.crew import Hand, Hiring, by_clock
 from loadtest.jobs import body, open_loop
 from loadtest.moves import Moves, ToldMove
 from loadtest.options import parse_workers
+from loadtest.ray_workers import RayCrew
 from loadtest.remote import Doorway, RemoteChild
 from loadtest.runner import run
 from loadtest.spec import RunResult, RunSpec
@@ -87,7 +88,7 @@ def calling(spec: RunSpec) -> Iterator[Hiring]:
 
 
 def load(truth: TruthServer, **changes: object) -> RunSpec:
-    prompt = body("/v1/chat/completions", "truth", ["a"], TOKENS, stream=True)
+    prompt = body("/v1/chat/completions", "truth", "a", TOKENS, stream=True)
     jobs = open_loop([prompt] * REQUESTS, [0.02 * n for n in range(REQUESTS)])
     spec = RunSpec(Target(truth.base_url), jobs, Limits(timeout_s=20.0), workers=2)
     return dataclasses.replace(spec, **changes)  # type: ignore[arg-type]
@@ -152,6 +153,30 @@ def test_workers_as_tasks_of_a_ray_cluster(truth: TruthServer) -> None:
 def test_no_cluster_is_an_error_that_says_where(truth: TruthServer) -> None:
     with pytest.raises(LoadTestError, match=r"no Ray cluster answers at 127.0.0.1:1\b"):
         run(load(truth, ray_address="127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("ray://head:abc", "abc"),
+        ("ray:head:abc", "abc"),
+        ("ray:10.0.0.1:99999", "99999|65535"),
+        ("ray://head:-1", "-1"),
+        ("ray://[::1", "IPv6"),
+        ("ray://:10001", "no host"),
+        ("ray::6379", "no host"),
+    ],
+)
+def test_what_is_no_address_of_a_cluster_is_refused(flag: str, why: str) -> None:
+    _, address = parse_workers(flag)
+    assert address is not None
+    with pytest.raises(LoadTestError, match=rf"^--workers: .*({why}).*; write ray://HOST:10001"), RayCrew(address):
+        pass
+
+
+def test_a_name_that_no_host_can_have_does_not_answer() -> None:
+    with pytest.raises(LoadTestError, match="no Ray cluster answers"), RayCrew(f"ray://{'a' * 70}:10001"):
+        pass
 
 
 def test_who_has_no_key_is_no_worker() -> None:

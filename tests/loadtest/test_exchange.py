@@ -16,10 +16,10 @@ from loadtest.exchange.read import read_results
 from loadtest.exchange.shaping import FAILED
 from loadtest.exchange.vllm_bench import write_vllm_bench
 from loadtest.page.page import page
-from loadtest.report import build
+from loadtest.report import as_json, build
 from loadtest.results import save
 from loadtest.saved import SavedRun, read_run
-from loadtest.types import LoadTestError, Outcome
+from loadtest.types import Limits, LoadTestError, Outcome, Record
 from tests.loadtest.builders import MS, record
 from tests.loadtest.test_results import result, some
 
@@ -62,6 +62,15 @@ def test_aiperf_names_its_units() -> None:
     assert total.outcomes == {"ok": 190, FAILED: 10} and total.goodput_rps == 9.0 and total.due_rps == 10
     assert found.started_at_s == 1795515300 and found.source is not None and found.source.version == "0.13.0"
     assert found.spec["limits"] == {"concurrency": 16}
+
+
+def test_with_errors_and_no_count_of_what_completed_nothing_is_known_of_all_requests() -> None:
+    tree = json.loads((GOLDEN / "profile_export_aiperf.json").read_text()) | {"request_count": None}
+    (found,) = read_results(json.dumps(tree).encode(), "it")
+    assert found.total.due is None and found.total.outcomes == {FAILED: 10}
+    assert found.total.metrics["ttft_net"].completed_ms and not found.total.metrics["ttft_net"].all_ms
+    exported = write_vllm_bench(found, ())
+    assert "completed" not in exported and "failed" not in exported, "not told, and so not 0"
 
 
 def test_guidellm_has_one_document_per_load_and_its_zeros_are_no_values() -> None:
@@ -184,6 +193,47 @@ def test_ours_in_the_shape_of_vllm_bench(tmp_path: Path) -> None:
     (again,) = read_results(json.dumps(tree).encode(), "it")
     assert again.total.metrics["ttft_net"].completed_ms["p99"] == pytest.approx(95.0)
     assert again.total.outcomes == {"ok": 10, FAILED: 1}
+
+
+def test_what_was_sent_to_warm_up_is_no_part_of_an_export(tmp_path: Path) -> None:
+    def one(number: int, ttft_ms: float) -> Record:
+        due_ms = 100.0 * number
+        return record([due_ms + ttft_ms, due_ms + ttft_ms + 50], number=number, due_ms=due_ms)
+
+    made = result([one(number, 5000.0 if number < 50 else 100.0) for number in range(100)])
+    made = replace(made, spec=replace(made.spec, warmup_s=5.0))
+    save(made, build(made), tmp_path)
+    run = read_run(tmp_path)
+    tree = write_vllm_bench(run.document, run.records, detailed=True)
+    assert tree["completed"] == tree["num_prompts"] == len(tree["ttfts"]) == 50 and len(run.records) == 100
+    assert tree["median_ttft_ms"] == tree["p99_ttft_ms"] == pytest.approx(100.0)
+    assert tree["total_output_tokens"] == 100 and tree["total_input_tokens"] == 250
+    assert tree["total_token_throughput"] == pytest.approx(350 / tree["duration"])
+    assert tree["total_output_tokens"] / tree["duration"] == pytest.approx(tree["output_throughput"], rel=0.1)
+
+
+def ours(*, closed: bool, concurrency: int | None) -> SavedRun:
+    records = [record([100.0 * n + 100, 100.0 * n + 200], number=n, due_ms=100.0 * n) for n in range(4)]
+    made = result(records)
+    jobs = [replace(one, due_s=None if closed else one.due_s) for one in made.spec.jobs]
+    made = replace(made, spec=replace(made.spec, jobs=jobs, limits=Limits(concurrency=concurrency)))
+    return SavedRun(decode(json.dumps(as_json(build(made), made)).encode(), "it"), tuple(records))
+
+
+@pytest.mark.parametrize(
+    ("run", "rate"),
+    [
+        pytest.param(ours(closed=True, concurrency=2), "inf", id="as slots come free"),
+        pytest.param(ours(closed=False, concurrency=None), "due", id="at a rate"),
+        pytest.param(ours(closed=False, concurrency=2), "due", id="at a rate, with a limit"),
+        pytest.param(SavedRun(golden("vllm_bench.json")[0]), 10.0, id="theirs, at a rate"),
+        pytest.param(SavedRun(golden("vllm_bench_appended.json")[1]), "inf", id="theirs, in a closed loop"),
+        pytest.param(SavedRun(golden("guidellm_benchmarks.json")[1]), "inf", id="streams"),
+    ],
+)
+def test_an_export_tells_a_rate_from_a_closed_loop(run: SavedRun, rate: float | str | None) -> None:
+    tree = write_vllm_bench(run.document, run.records)
+    assert tree.get("request_rate") == (run.document.total.due_rps if rate == "due" else rate)
 
 
 def test_what_is_not_known_is_left_out_of_an_export() -> None:
