@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +147,10 @@ class Received:
         return (self.request.sampling_params.extra_args or {}).get("kv_transfer_params")
 
 
+def _aborted(leg_id: str) -> EngineCoreOutput:
+    return EngineCoreOutput(request_id=leg_id, new_token_ids=[], finish_reason=FinishReason.ABORT)
+
+
 class ScriptedEngine:
     """An engine behind a real `EngineServer`. It generates `token_stream`, as fast as its permits allow.
 
@@ -179,9 +183,12 @@ class ScriptedEngine:
         self.limits: dict[str, int] = {}
         self.made: dict[str, int] = {}
         self.without_kv = False
+        self.stops = False
         self.copies: list[Received] = []
         self.copying = asyncio.Event()
         self.copying.set()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self._finished: list[asyncio.Task[None]] = []
         self.server = EngineServer(
             host="127.0.0.1",
@@ -228,6 +235,15 @@ class ScriptedEngine:
         for error in (e for e in ended if isinstance(e, Exception)):
             raise error
 
+    async def stop_core(self) -> None:
+        """The core gets a SIGTERM: as vLLM's, it aborts what it has, and from now on whatever comes."""
+        self.stops = True
+        legs = [a for a in (*self.adds, *self.copies) if a.header.leg_id in self.running]
+        for task in self.running.values():
+            task.cancel()
+        for peer in {a.peer for a in legs}:
+            await self.emit(peer, *(_aborted(a.header.leg_id) for a in legs if a.peer == peer))
+
     async def emit(self, peer: bytes, *outputs: EngineCoreOutput) -> None:
         """Send outputs as one engine step."""
         payload = self._encoder.encode(EngineCoreOutputs(outputs=list(outputs)))
@@ -242,16 +258,20 @@ class ScriptedEngine:
             assert received.request.abort_immediately
             self.releases.append(received)
             return
+        if self.stops:
+            await self.emit(peer, _aborted(header.leg_id))
+            return
         if header.copies:
             self.copies.append(received)
-            task = asyncio.create_task(self._copy(received))
-            self._finished.append(task)
-            return
+            return self._run(header.leg_id, self._copy(received))
         self.adds.append(received)
         assert header.leg_id not in [a.header.leg_id for a in self.adds[:-1]], "a leg id is used twice"
-        task = self.running[header.leg_id] = asyncio.create_task(self._generate(received))
+        self._run(header.leg_id, self._generate(received))
+
+    def _run(self, leg_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self.running[leg_id] = asyncio.create_task(work)
         self._finished.append(task)
-        task.add_done_callback(lambda _: self.running.pop(header.leg_id, None))
+        task.add_done_callback(lambda _: self.running.pop(leg_id, None))
 
     async def _copy(self, received: Received) -> None:
         """Pull, when `copying` allows it, and generate the one token that nobody wants."""
@@ -292,8 +312,9 @@ class ScriptedEngine:
     def keep_kv(self, received: Received) -> dict[str, Any]:
         """Keep the blocks of a leg for a pull, as vLLM's NIXL connector describes them."""
         self.held.add((f"kv-{self.name}", received.header.leg_id))
-        tokens = len(received.request.prompt_token_ids or ())
-        return self._offer(received.header.leg_id, tokens)
+        made = self.made.get(received.header.leg_id, 1)
+        # The last token has no KV yet.
+        return self._offer(received.header.leg_id, len(received.request.prompt_token_ids or ()) + made - 1)
 
     def _offer(self, request_id: str, tokens: int) -> dict[str, Any]:
         return {
@@ -313,6 +334,7 @@ class ScriptedEngine:
 
     async def _call(self, method: str, args: list[Any]) -> Any:
         self.calls.append((method, args))
+        await self.answering.wait()
         if method == "never":
             await asyncio.Event().wait()
         if method == "lend":

@@ -33,6 +33,13 @@ class Engine:
     unanswered: dict[str, tuple[int, int]] = field(default_factory=dict)
     """leg id → (prompt tokens to prefill, KV blocks it will take)."""
     stalled: bool = False
+    stopping: bool = False
+    """Its core was told to end: it refuses every new leg, while what it keeps can still be pulled."""
+
+    @property
+    def works(self) -> bool:
+        """Whether new legs have a chance there, as far as it has told."""
+        return self.link.info is not None and not self.stalled and not self.stopping
 
     def candidate(self) -> Candidate:
         info, load = self.replica.info, self.link.load
@@ -92,7 +99,7 @@ class EngineSet:
     def candidates(self) -> list[Candidate]:
         """The replicas that may get new legs, as this process sees them now. One that never answered is none."""
         engines = (e for e in self._engines.values() if e.replica.state is ReplicaState.READY)
-        return [e.candidate() for e in engines if e.link.info is not None and not e.stalled]
+        return [e.candidate() for e in engines if e.works]
 
     async def changed(self, timeout_s: float) -> None:
         """Wait for the set to change, at most `timeout_s`."""
@@ -105,8 +112,9 @@ class EngineSet:
         """Let everybody who waits for a change look again."""
         self._announce()
 
-    async def apply(self, view: ClusterView) -> None:
-        """Follow the view: link to replicas that came, forget those that went, note new states."""
+    def apply(self, view: ClusterView) -> None:
+        """Follow the view: link to replicas that came, forget those that went, note new states. Waits for no answer:
+        a replica that cannot be reached must not hold up what the view says of others."""
         wanted = self._wanted = {r.replica_id: r for r in view.replicas if r.state is not ReplicaState.GONE}
         for replica_id in [known for known in self._engines if known not in wanted]:
             self._lose(replica_id, "left the cluster")
@@ -114,10 +122,11 @@ class EngineSet:
         for replica in wanted.values():
             if replica.replica_id in self._engines:
                 self._engines[replica.replica_id].replica = replica
+        for replica in new:
+            self._open(replica)
         self._announce()
-        await asyncio.gather(*(self._open(replica) for replica in new))
 
-    async def _open(self, replica: Replica) -> None:
+    def _open(self, replica: Replica) -> None:
         replica_id = replica.replica_id
 
         def on_step(load: Load, payload: Frames) -> None:
@@ -137,11 +146,17 @@ class EngineSet:
             on_step=on_step,
             on_gone=lambda reason: self._lose(replica_id, reason),
         )
-        self._engines[replica_id] = Engine(replica=replica, link=link)
+        engine = self._engines[replica_id] = Engine(replica=replica, link=link)
+        self._spawn(self._welcomed(engine))
+
+    async def _welcomed(self, engine: Engine) -> None:
+        """Let everybody look again once the engine has answered; give it up when it does not."""
+        replica_id = engine.replica.replica_id
         try:
-            await link.opened(OPEN_TIMEOUT_S)
+            await engine.link.opened(OPEN_TIMEOUT_S)
         except EngineLost as error:
-            self._lose(replica_id, str(error))
+            if self._engines.get(replica_id) is engine:
+                self._lose(replica_id, str(error))
         else:
             self._announce()
 
@@ -160,7 +175,13 @@ class EngineSet:
         await self._clock.sleep(RELINK_INTERVAL_S)
         wanted = self._wanted.get(replica_id)
         if wanted is not None and replica_id not in self._engines:
-            await self._open(wanted)
+            self._open(wanted)
+
+    def stops(self, engine: Engine) -> None:
+        """Note that its core was told to end: it gets nothing new until its link ends, too."""
+        logger.warning("engine %s stops", engine.replica.replica_id)
+        engine.stopping = True
+        self._announce()
 
     def _set_stalled(self, engine: Engine, stalled: bool) -> None:
         logger.warning("engine %s %s", engine.replica.replica_id, "stands still" if stalled else "moves again")

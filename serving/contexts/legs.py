@@ -61,7 +61,8 @@ def copy_request(request: EngineCoreRequest, token_ids: list[int], kv: Kv, copy_
 def bytes_carried(info: EngineInfo, kv: Kv, *, beyond_tokens: int = 0) -> int:
     """KV bytes that the pull moves at most, less the blocks of `beyond_tokens` that were copied before; other blocks
     that the destination has cached stay where they are, too."""
-    return (len(kv["remote_block_ids"][0]) - beyond_tokens // info.block_size_tokens) * info.kv_block_bytes
+    blocks = len(kv["remote_block_ids"][0]) - beyond_tokens // info.block_size_tokens
+    return max(0, blocks) * info.kv_block_bytes
 
 
 def release_request(kv: Kv) -> EngineCoreRequest:

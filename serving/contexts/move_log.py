@@ -34,13 +34,13 @@ class MoveLog:
     completed: list[MoveRecord] = field(default_factory=list)
     _under_way: dict[str, list[MoveRecord]] = field(default_factory=dict)
 
-    def left(self, context: Context, *, reason: str, mode: str) -> None:
-        """A context left its engine; by replay, everything that it holds by then is computed again."""
+    def left(self, context: Context, *, reason: str, mode: str, recomputed_tokens: int) -> None:
+        """A context left its engine."""
         move = MoveRecord(
             reason=reason,
             mode=mode,
             at_token=len(context.output_token_ids),
-            recomputed_tokens=context.num_tokens if mode == "replay" else 0,
+            recomputed_tokens=recomputed_tokens,
         )
         self._under_way.setdefault(context.request_id, []).append(move)
 

@@ -170,9 +170,7 @@ class Mover:
 
     async def _copy_last_block(self, running: Running, move: Move, source: Engine, stages: list[Stage]) -> None:
         """Copy the block that was just filled; the destination need not pull more."""
-        if await self._stage(running, move, source, stages):
-            assert move.destination is not None
-            running.ahead = Ahead(replica_id=move.destination, tokens=stages[-1].tokens)
+        running.at_boundary = await self._stage(running, move, source, stages)
 
     def _boundary(self, running: Running, source: Engine) -> _Boundary:
         num_tokens, block_size_tokens = running.context.num_tokens, source.replica.info.block_size_tokens
@@ -204,6 +202,7 @@ class Mover:
             return False
         if tokens is None or not running.is_on(leg_id, move):
             return False
+        running.ahead = Ahead(replica_id=destination.replica.replica_id, tokens=tokens)
         block_size_tokens = source.replica.info.block_size_tokens
         stages.append(
             Stage(
@@ -261,7 +260,7 @@ class Mover:
                 copy.done.set_exception(EngineLost(reason))
 
     def _answers(self, engine: Engine) -> bool:
-        return self._engines.get(engine.replica.replica_id) is engine and not engine.stalled
+        return self._engines.get(engine.replica.replica_id) is engine and engine.works
 
 
 def _token_ids(running: Running) -> list[int]:

@@ -52,6 +52,8 @@ class Move:
     reason: MoveReason
     source: ReplicaId
     destination: ReplicaId | None = None
+    aimed: bool = False
+    """Nobody wished for this destination: the router chose it, to have blocks copied there ahead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +75,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ahead:
-    """What a move's destination has in its cache: the context's first `tokens`."""
+    """What a replica has in its cache of a context that moves there: the first `tokens`."""
 
     replica_id: ReplicaId
     tokens: int
 
-    def leaves_short_tail(self, replica_id: ReplicaId, num_tokens: int) -> bool:
-        """Whether a leg on that replica should recompute the tail. The context's last token has no KV anywhere."""
-        return replica_id == self.replica_id and num_tokens - 1 - self.tokens <= RECOMPUTED_TOKENS
+    def leaves_short_tail(self, num_tokens: int) -> bool:
+        """Whether the rest may be recomputed. The context's last token has no KV anywhere."""
+        return num_tokens - 1 - self.tokens <= RECOMPUTED_TOKENS
 
 
 def copies_on(num_tokens: int, stages: Sequence[Stage], *, block_size_tokens: int) -> bool:
@@ -130,10 +132,16 @@ def time_to_boundary_s(num_tokens: int, step_s: float, block_size_tokens: int) -
     return (block_size_tokens - (num_tokens - 1) % block_size_tokens) * step_s
 
 
-def suiting(move: Move | None, candidates: list[Candidate]) -> list[Candidate]:
-    """Where a moving context may go: its destination if that still decodes, else anywhere but back, else back."""
-    if move is None:
+def elsewhere(source: ReplicaId | None, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Where a context could decode if not on `source`."""
+    return [c for c in decoding(candidates) if c.replica_id != source]
+
+
+def suiting(move: Move | None, candidates: list[Candidate], *, started: bool) -> list[Candidate]:
+    """Where a moving context may go: its destination if that still decodes, else anywhere but back, else back. Without
+    a token (not `started`) it may go to prefill engines too, as every prompt, and no aim of the router's binds it."""
+    others = [] if move is None else elsewhere(move.source, candidates)
+    if move is None or not others:
         return candidates
-    elsewhere = [c for c in decoding(candidates) if c.replica_id != move.source]
-    wanted = [c for c in elsewhere if c.replica_id == move.destination]
-    return wanted or elsewhere or candidates
+    wanted = [c for c in others if c.replica_id == move.destination and (started or not move.aimed)]
+    return wanted or (others if started else [c for c in candidates if c.replica_id != move.source])

@@ -54,7 +54,6 @@ class Placer:
             if engine is None:
                 continue
             if kv is not None and not self._can_pull(engine, kv["remote_engine_id"]):
-                self._metrics.recomputed_tokens.inc(running.context.num_tokens)
                 await self._let_go(kv)
                 kv = None
             try:
@@ -83,7 +82,7 @@ class Placer:
         started = bool(context.output_token_ids)
         deadline_s = self._clock.now_s() + self._engine_wait_s
         while True:
-            candidates = suiting(running.move, self._engines.candidates())
+            candidates = suiting(running.move, self._engines.candidates(), started=started)
             route = (
                 choose_decode(context.num_tokens, candidates)
                 if started
@@ -104,16 +103,20 @@ class Placer:
 
     async def _begin_leg(self, running: Running, engine: Engine, route: Route, kv: Kv | None) -> None:
         context, ahead = running.context, running.ahead
-        carried = None if ahead is not None and ahead.leaves_short_tail(route.replica_id, context.num_tokens) else kv
-        running.move, running.handing_off, running.ahead = None, False, None
+        if ahead is not None and ahead.replica_id != route.replica_id:
+            ahead = None
+        ahead_tokens = 0 if ahead is None else ahead.tokens
+        short = running.at_boundary and ahead is not None and ahead.leaves_short_tail(context.num_tokens)
+        carried = None if short else kv
+        running.move, running.handing_off, running.ahead, running.at_boundary = None, False, None, False
         leg_id = context.begin_leg(route.replica_id, handoff_at_tokens=self._handoff_at_tokens(context, route))
         self._reach("after_epoch_bump")
-        tail_tokens = context.num_tokens - (ahead.tokens if ahead is not None and carried is not kv else 0)
+        tail_tokens = context.num_tokens - (ahead_tokens if carried is not kv else 0)
         engine.begin(leg_id, prefill_tokens=0 if carried else tail_tokens, num_tokens=context.num_tokens)
         running.pulls_from = carried["remote_engine_id"] if carried is not None else None
         if carried is not None:
             self._reach("before_pull")
-            self._metrics.move_bytes.inc(bytes_carried(engine.replica.info, carried))
+            self._metrics.move_bytes.inc(bytes_carried(engine.replica.info, carried, beyond_tokens=ahead_tokens))
         request = leg_request(running.request, context, carried, max_model_len=engine.replica.info.max_model_len)
         try:
             await engine.link.add(Add(leg_id, context.num_prompt_tokens), list(self._encoder.encode(request)))
@@ -121,15 +124,24 @@ class Placer:
             engine.end(leg_id)
             raise
         if carried is not None:
+            self._tell_handoff(running, mode="kv", recomputed_tokens=0)
             self._reach("during_pull")
         elif kv is not None:
-            self._metrics.recomputed_tokens.inc(tail_tokens - 1)
+            self._tell_handoff(running, mode="kv", recomputed_tokens=tail_tokens - 1)
             await self.release(kv)
+        else:
+            self._tell_handoff(running, mode="replay", recomputed_tokens=context.num_tokens)
+
+    def _tell_handoff(self, running: Running, *, mode: str, recomputed_tokens: int) -> None:
+        """If the last leg handed off, tell what became of that. Every other way to leave was told as it happened."""
+        reason, running.handed_off = running.handed_off, None
+        if reason is not None:
+            running.tell_move(self._metrics, reason=reason, mode=mode, recomputed_tokens=recomputed_tokens)
 
     async def release(self, kv: Kv) -> None:
-        """Tell the engine that keeps these blocks that nobody will pull them."""
-        others = (e for e in self._engines.all() if e.replica.info.kv.engine_id != kv["remote_engine_id"])
-        engine = next(others, None)
-        if engine is not None:
+        """Tell the engine that keeps these blocks that nobody will pull them; by one that is likely to do it soon."""
+        others = [e for e in self._engines.all() if e.replica.info.kv.engine_id != kv["remote_engine_id"]]
+        if others:
+            engine = next((e for e in others if e.works), others[0])
             request = release_request(kv)
             await engine.link.add(Add(request.request_id, 0, releases=True), list(self._encoder.encode(request)))

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
@@ -25,7 +25,7 @@ from serving.contexts.evacuation import Evacuation
 from serving.contexts.legs import Kv
 from serving.contexts.move_log import wanted_log
 from serving.contexts.mover import Failpoint, Mover, no_failpoint
-from serving.contexts.moves import Move, suiting
+from serving.contexts.moves import Move, elsewhere
 from serving.contexts.placer import Placer
 from serving.contexts.running import Running
 from serving.engine.channel import ChannelKeys
@@ -36,6 +36,8 @@ from serving.router.policy import choose_decode
 from serving.types import ClusterView, MoveReason, ReplicaId, ReplicaState
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MOVES_AT_ONCE = 2
 PULLED_ANSWERS_WITHIN_S = 1.0
@@ -66,7 +68,7 @@ class PoolClient(EngineCoreClient):
         self.accepting = True
         self._running: dict[str, Running] = {}
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._decoder, encoder = MsgpackDecoder(EngineCoreOutputs), MsgpackEncoder()
         self._placer = placer(
             self.engines,
@@ -154,9 +156,9 @@ class PoolClient(EngineCoreClient):
     # ---- the cluster
 
     async def follow(self, view: ClusterView) -> None:
-        """Take a new cluster view."""
+        """Take a new cluster view. Links to new engines open in their own time."""
         self.accepting = view.accepting
-        await self.engines.apply(view)
+        self.engines.apply(view)
         self._evacuation.follow(view)
 
     def _running_on(self, replica_id: ReplicaId) -> list[Running]:
@@ -206,7 +208,8 @@ class PoolClient(EngineCoreClient):
         precopy: bool = True,
     ) -> HandOff:
         """Move a running context: copy its full blocks ahead, then cut over at its next token. Without `precopy` the
-        cut-over carries all; without `carry_kv`, or where there is no KV, the token log is replayed at once.
+        cut-over carries all; without `carry_kv`, or where there is no KV, the token log is replayed at once. When the
+        caller is cancelled, the move goes on: somebody must take what the source answers.
 
         Returns what became of the wish; `GONE` also for a context that is between two engines already, that is on the
         destination already, or whose move was called off.
@@ -220,29 +223,35 @@ class PoolClient(EngineCoreClient):
             return HandOff.GONE
         if destination == source.replica.replica_id:
             return HandOff.GONE
-        leg_id, running.ahead = running.context.leg_id, None
+        running.ahead, running.at_boundary = None, False
         move = running.move = self._directed(
             Move(reason=reason, source=source.replica.replica_id, destination=destination), running
         )
+        if not (carry_kv and running.may_hand_off):
+            self._replay(running, source, reason)
+            return HandOff.NO_KV
+        return await asyncio.shield(self._spawn(self._carry(running, move, source, precopy=precopy)))
+
+    async def _carry(self, running: Running, move: Move, source: Engine, *, precopy: bool) -> HandOff:
+        leg_id = running.context.leg_id
         try:
-            if carry_kv and running.may_hand_off:
-                answer = await self._mover.hand_off(running, move, source, precopy=precopy)
-            else:
-                answer = HandOff.NO_KV
-        except (EngineLost, RuntimeError):
+            answer = await self._mover.hand_off(running, move, source, precopy=precopy)
+        except BaseException:  # whatever it was, another move may be tried
             self._call_off(running, move)
             raise
         if answer is HandOff.NO_KV and running.is_on(leg_id, move):
-            self._replay(running, source, reason)
+            self._replay(running, source, move.reason)
         elif answer is not HandOff.AT_NEXT_TOKEN:
             self._call_off(running, move)
         return answer
 
     def _directed(self, move: Move, running: Running) -> Move:
         """The move with a destination: where the context would go now, so that its blocks can be copied there ahead."""
-        route = choose_decode(running.context.num_tokens, suiting(move, self.engines.candidates()))
-        aimless = route is None or route.replica_id == move.source
-        return replace(move, destination=None if aimless or route is None else route.replica_id)
+        others = elsewhere(move.source, self.engines.candidates())
+        if move.destination in [candidate.replica_id for candidate in others]:
+            return move
+        route = choose_decode(running.context.num_tokens, others)
+        return replace(move, destination=None if route is None else route.replica_id, aimed=True)
 
     def _call_off(self, running: Running, move: Move) -> None:
         if running.move is move:
@@ -263,17 +272,17 @@ class PoolClient(EngineCoreClient):
             logger.warning("aborting %s: %s; a lost engine's legs end with it", leg_id, error)
 
     def _leave(self, running: Running, *, mode: str, reason: MoveReason) -> None:
+        """Take the context off its engine. The placer tells of a handoff, when it knows whether the KV is pulled."""
         running.context.detach()
         running.moved = True
-        self._metrics.moved(reason=reason, mode=mode)
-        if mode == "replay":
-            self._metrics.recomputed_tokens.inc(running.context.num_tokens)
-        if running.log is not None:
-            running.log.left(running.context, reason=reason, mode=mode)
+        if mode == "kv":
+            running.handed_off = reason
+        else:
+            running.tell_move(self._metrics, reason=reason, mode=mode, recomputed_tokens=running.context.num_tokens)
 
     # ---- legs
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -303,6 +312,9 @@ class PoolClient(EngineCoreClient):
         engine.unanswered.pop(leg_id, None)
         if ended:
             engine.end(leg_id)
+        if output.finish_reason is FinishReason.ABORT:
+            self._on_stopping(engine)
+            return False
         if self._mover.is_copy(leg_id):
             self._mover.copied(leg_id)
             return False
@@ -358,6 +370,15 @@ class PoolClient(EngineCoreClient):
         for running in self._running_on(engine.replica.replica_id):
             self._replay(running, engine, MoveReason.ENGINE_LOST)
         self._replay_pulls_from(engine)
+
+    def _on_stopping(self, engine: Engine) -> None:
+        """An engine's core was told to end (SIGTERM, SIGINT) and aborts what it runs: its contexts go on elsewhere. No
+        client's abort looks like this: a host forgets a leg before it aborts it. What was handed off can be pulled."""
+        if not engine.stopping:
+            self.engines.stops(engine)
+        self._mover.lost(engine, "its core stops")
+        for running in self._running_on(engine.replica.replica_id):
+            self._replay(running, engine, MoveReason.ENGINE_LOST)
 
     def _replay_pulls_from(self, source: Engine) -> None:
         """Nobody will answer pulls from an engine that is gone; NIXL would find out much later, or never."""

@@ -9,6 +9,8 @@ from vllm.v1.engine import EngineCoreRequest
 from serving.contexts.context import Context
 from serving.contexts.move_log import MoveLog
 from serving.contexts.moves import Ahead, Move
+from serving.metrics import GatewayMetrics
+from serving.types import MoveReason
 
 STEP_SMOOTHING = 0.2
 
@@ -28,7 +30,11 @@ class Running:
     handing_off: bool = False
     """The source was asked to hand off: too late to call the move off."""
     ahead: Ahead | None = None
-    """What the destination of the move has already, if the cut-over waited for a block boundary."""
+    """What was copied ahead of the move, and where to."""
+    at_boundary: bool = False
+    """The cut-over waited until a block was full and copied: the destination recomputes a short tail."""
+    handed_off: MoveReason | None = None
+    """Why the last leg handed off, until the next one begins: only then it shows whether its KV is pulled."""
     pulls_from: str | None = None
     """Engine id (NIXL's) that the current leg pulls its KV from, until it answers."""
     moved: bool = False
@@ -50,6 +56,13 @@ class Running:
             self.step_s = gap_s if self.step_s == 0.0 else self.step_s + STEP_SMOOTHING * (gap_s - self.step_s)
         self.last_token_s, self.moved = now_s, False
         return gap_s
+
+    def tell_move(self, metrics: GatewayMetrics, *, reason: MoveReason, mode: str, recomputed_tokens: int) -> None:
+        """Count a move, and tell a client that wants to hear of it."""
+        metrics.moved(reason=reason, mode=mode)
+        metrics.recomputed_tokens.inc(recomputed_tokens)
+        if self.log is not None:
+            self.log.left(self.context, reason=reason, mode=mode, recomputed_tokens=recomputed_tokens)
 
     def is_on(self, leg_id: str, move: Move) -> bool:
         """True while that leg runs and that move is still wanted."""

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, Protocol
 from fastapi import APIRouter, Depends, Header, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.contexts.moves import elsewhere
 from serving.contexts.pool_client import PoolClient
 from serving.engine.messages import HandOff
 from serving.errors import EngineLost
+from serving.router.policy import decoding
 from serving.types import MoveReason, MoveWish
 
 
@@ -59,6 +61,9 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient, *, g
         if not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(401, "the admin API needs the token of this deployment")
 
+    async def of_others() -> list[dict[str, Any]]:
+        return [context for context in await controller.contexts() if context["gateway"] != gateway_id]
+
     router = APIRouter(prefix="/admin/v1", dependencies=[Depends(check)])
 
     @router.get("/status")
@@ -72,8 +77,7 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient, *, g
 
     @router.get("/contexts")
     async def contexts() -> list[dict[str, Any]]:
-        own = [{"gateway": gateway_id, **context} for context in pool.contexts()]
-        return own + [found for found in await controller.contexts() if found["gateway"] != gateway_id]
+        return [{"gateway": gateway_id, **context} for context in pool.contexts()] + await of_others()
 
     @router.post("/replicas/{replica_id}/drain", status_code=202)
     async def drain(replica_id: str, body: DrainBody | None = None) -> dict[str, str]:
@@ -92,6 +96,10 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient, *, g
             destination=body.destination,
             carry_kv=body.mode == "kv",
         )
+        _check_destination(body.destination, pool)
+        own = [context for context in pool.contexts() if context["context"] == request_id]
+        for context in own or [context for context in await of_others() if context["context"] == request_id]:
+            _check_source(context, body.destination, pool)
         answer = await _moved_here(wish, pool)
         if answer is not HandOff.GONE:
             return {"context": request_id, "move": answer.value}
@@ -102,16 +110,42 @@ def admin_router(token: str, controller: AdminController, pool: PoolClient, *, g
     return router
 
 
+def _check_destination(destination: str | None, pool: PoolClient) -> None:
+    """Refuse a wish that the router could not grant; it would choose another replica."""
+    if destination is None:
+        return
+    if pool.engines.get(destination) is None:
+        raise _no_replica(destination)
+    if destination not in [candidate.replica_id for candidate in decoding(pool.engines.candidates())]:
+        state = "GET /admin/v1/replicas tells its role and state"
+        raise HTTPException(409, f"replica {destination} takes no running contexts now; {state}")
+
+
+def _check_source(context: dict[str, Any], destination: str | None, pool: PoolClient) -> None:
+    """Refuse a wish that would bring the context back to where it is."""
+    name, source = context["context"], context["replica"]
+    if source is None:
+        return
+    if destination == source:
+        raise HTTPException(409, f"context {name} is on {source} already; choose another destination, or none")
+    if not elsewhere(source, pool.engines.candidates()):
+        raise HTTPException(409, f"no other replica than {source} could go on with context {name} now")
+
+
 async def _moved_here(wish: MoveWish, pool: PoolClient) -> HandOff:
     try:
         return await pool.move(
             wish.request_id, reason=MoveReason.REBALANCE, destination=wish.destination, carry_kv=wish.carry_kv
         )
-    except EngineLost as error:
+    except (EngineLost, RuntimeError) as error:
         raise HTTPException(503, str(error)) from error
 
 
 def _known(replica_id: str, known: bool, state: str) -> dict[str, str]:
     if not known:
-        raise HTTPException(404, f"no replica {replica_id}; GET /admin/v1/replicas lists them")
+        raise _no_replica(replica_id)
     return {"replica": replica_id, "state": state}
+
+
+def _no_replica(replica_id: str) -> HTTPException:
+    return HTTPException(404, f"no replica {replica_id}; GET /admin/v1/replicas lists them")

@@ -91,19 +91,19 @@ class Gateway:
         while True:
             try:
                 view = await self._controller.watch(version, WATCH_TIMEOUT_S)
-            except Exception:  # the controller restarts; until then the last view stands
-                logger.exception("watching the cluster failed; will repeat")
+                # Also when nothing changed: it relinks an engine that this gateway alone had lost.
+                await self._pool.follow(view)
+                self._wishes.follow(view)
+            except Exception:  # the controller restarts, or the view is bad; until the next one the last stands
+                logger.exception("following the cluster failed; will repeat")
                 await self._clock.sleep(RETRY_S)
                 continue
             version = view.version
-            # Also when nothing changed: it relinks an engine that this gateway alone had lost.
-            await self._pool.follow(view)
-            self._was_ready = self._was_ready or self._not_ready_because() is None
-            self._wishes.follow(view)
 
     async def _report(self) -> None:
         """Leave this gateway's metrics and contexts with the controller, where every gateway finds them."""
         while True:
+            self._not_ready_because()  # so that it is noted if nobody asks
             report = GatewayReport(
                 exposition=self._metrics.exposition(),
                 in_flight=self._pool.in_flight,
@@ -116,10 +116,13 @@ class Gateway:
             await self._clock.sleep(REPORT_INTERVAL_S)
 
     def _not_ready_because(self) -> str | None:
+        """What is missing; notes when nothing is."""
         if not self._pool.accepting:
             return "shutting down"
         roles = {candidate.role for candidate in self._pool.engines.candidates()}
-        return not_ready_because(roles, needs_prefill=self._spec.needs_prefill, was_ready=self._was_ready)
+        because = not_ready_because(roles, needs_prefill=self._spec.needs_prefill, was_ready=self._was_ready)
+        self._was_ready = self._was_ready or because is None
+        return because
 
     async def _exposition(self) -> str:
         """All engines' and all gateways' metrics. With one gateway its own are taken fresh."""

@@ -74,10 +74,10 @@ class MemoryCore:
         exchange[self.kv_engine_id] = self
         self.core_engine = b""
         self.resources = SimpleNamespace(engine_manager=None)
-        self.alive, self.stalled, self.cpu_s = True, False, 0.0
+        self.alive, self.stalled, self.stopping, self.cpu_s = True, False, False, 0.0
         self.inbox: deque[tuple[str, Any, asyncio.Future[Any] | None]] = deque()
         self.refused: list[EngineCoreRequest] = []
-        """What came after its death."""
+        """What came after its death, or after it was told to end."""
         self.outbox: deque[tuple[Any, asyncio.Future[Any] | None]] = deque()
         self._outputs: asyncio.Queue[EngineCoreOutputs | None] = asyncio.Queue()
         self._decoder = MsgpackDecoder(EngineCoreRequest)
@@ -138,6 +138,22 @@ class MemoryCore:
                 answer.set_exception(EngineDeadError())
         self._outputs.put_nowait(None)
 
+    def terminate(self) -> None:
+        """SIGTERM: as vLLM's, it aborts what it has and refuses whatever comes. It ends when nobody has to pull."""
+        self.stopping = True
+        for one in [s for s in self.sequences() if not s.aborted]:
+            self._say_aborted(one.leg_id)
+            self._abort(one)
+
+    @property
+    def over(self) -> bool:
+        """Told to end, and with nothing left to do."""
+        return self.stopping and not (self.sequences() or self.kept or self.outbox)
+
+    def _say_aborted(self, leg_id: str) -> None:
+        output = EngineCoreOutput(request_id=leg_id, new_token_ids=[], finish_reason=FinishReason.ABORT)
+        self.outbox.append((EngineCoreOutputs(outputs=[output]), None))
+
     def read(self) -> None:
         """The first half of a step: read the inbox, and answer calls."""
         while self.inbox and self._moves:
@@ -194,6 +210,12 @@ class MemoryCore:
 
     def _read(self, kind: str, what: Any, answer: asyncio.Future[Any] | None) -> None:
         match kind:
+            case "add" if self.stopping:
+                self.refused.append(what)
+                self._say_aborted(what.request_id)
+            case _ if self.stopping and answer is not None:
+                if not answer.done():
+                    answer.set_exception(RuntimeError("Server shutting down"))
             case "add" if what.abort_immediately:
                 self._notify(sequence(what).pull)
             case "add":

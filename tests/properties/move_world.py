@@ -40,6 +40,8 @@ STEP_S = 0.01
 LABELS = {"model_name": "m", "gateway": "g"}
 ROLES = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
 OF_THE_CLIENT = ("PoolClient.", "Mover.", "Placer.", "Evacuation.")
+MOVES = ("PoolClient.move", "PoolClient._carry")
+"""Whoever wished for a move judges its errors."""
 
 
 @dataclass(slots=True)
@@ -110,7 +112,8 @@ class World:
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **how: Any) -> Any:
         task = asyncio.Task(work, loop=loop, **how)
-        if getattr(work, "__qualname__", "").startswith(OF_THE_CLIENT) and work.__qualname__[-4:] != "move":
+        name = getattr(work, "__qualname__", "")
+        if name.startswith(OF_THE_CLIENT) and name not in MOVES:
             self.client_tasks.add(task)
             task.add_done_callback(self._client_task_ended)
         return task
@@ -247,6 +250,8 @@ class World:
             if relay:
                 core.relay()
                 self.loop.settle()
+        if core.alive and core.over:
+            self.crash(name)
         self.loop.advance(STEP_S)
 
     def step_all(self, *, pulls: bool = True) -> None:
@@ -283,6 +288,12 @@ class World:
         self.nodes[name].shown = False
         self.loop.settle()
 
+    def terminate(self, name: str) -> None:
+        """The core is told to end."""
+        self.ledger.harmed = True
+        self.nodes[name].core.terminate()
+        self.loop.settle()
+
     def cut(self, name: str) -> None:
         """The connection breaks; both ends live."""
         self.ledger.harmed = True
@@ -315,6 +326,9 @@ class World:
 
     def finish(self) -> None:
         """Harm nobody any more: then everything comes to its end, and nothing is left anywhere."""
+        for node in self.nodes.values():
+            if node.lives and node.core.stopping:
+                self.crash(node.name)
         for node in self.nodes.values():
             node.core.stalled, node.state, node.shown = False, ReplicaState.READY, node.lives
             node.leaves_at_s = None

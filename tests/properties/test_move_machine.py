@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 MAX_ENGINES = 4
 MAX_REQUESTS = 6
 PICK = st.integers(0, 11)
-HARMS = ("kill", "crash", "cut", "stall")
+HARMS = ("kill", "crash", "terminate", "cut", "stall")
 
 
 class MoveMachine(RuleBasedStateMachine):
@@ -227,6 +227,8 @@ class MoveMachine(RuleBasedStateMachine):
                 self.world.kill(name)
             case "crash":
                 self.world.crash(name)
+            case "terminate":
+                self.world.terminate(name)
             case "cut":
                 self.world.cut(name)
             case "stall":

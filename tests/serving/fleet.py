@@ -46,11 +46,12 @@ class Fleet:
         return self.engines[name]
 
     async def start(self, *names: str) -> None:
-        """Start engines and show all of them to the client."""
+        """Start engines and show all of them to the client; return when they have answered it."""
         roles = {"p": PoolRole.PREFILL, "d": PoolRole.DECODE, "m": PoolRole.MIXED}
         for name in names:
             self.engines[name] = ScriptedEngine(name, roles[name[0]], keys=self.keys, clock=self.clock, held=self.held)
         await self.show()
+        await until(lambda: len([e for e in self.client.engines.all() if e.link.info]) == len(self.engines))
 
     async def show(self) -> None:
         self._version += 1

@@ -69,9 +69,16 @@ def write_model(folder: Path) -> ModelFiles:
 class Gateways:
     """A controller, scripted engines by name (`p…` prefill, `d…` decode) and gateways by id."""
 
-    def __init__(self, model: ModelFiles, *, disaggregate_from_tokens: int = 1000) -> None:
+    def __init__(
+        self,
+        model: ModelFiles,
+        *,
+        disaggregate_from_tokens: int = 1000,
+        needs_prefill: bool = False,
+        controller: type[Controller] = Controller,
+    ) -> None:
         self.keys, self.clock = ChannelKeys.generate(), SystemClock()
-        self.controller = Controller(keys=self.keys, clock=self.clock, settle_s=0.0)
+        self.controller = controller(keys=self.keys, clock=self.clock, settle_s=0.0)
         self.engines: dict[str, ScriptedEngine] = {}
         self.apps: dict[str, AsgiApp] = {}
         self.clients: dict[str, httpx.AsyncClient] = {}
@@ -83,7 +90,7 @@ class Gateways:
                 model=model, settings=EngineSettings(kv_cache_gib=0.1, dtype="float32"), pool="words", on_cpu=True
             ),
             admin_token=TOKEN,
-            needs_prefill=False,
+            needs_prefill=needs_prefill,
         )
 
     async def start(self, *names: str) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from serving.types import ClusterView, ReplicaState
+from tests.fakes import until
 from tests.serving.gateways import BEGIN, MODEL, Gateways, words, write_model
 
 TOKENS, BEFORE = 12, 4
@@ -158,3 +159,28 @@ async def test_without_the_token_there_is_no_answer(cluster: Gateways) -> None:
     for path in ("/admin/v1/contexts", "/admin/v1/status"):
         answer = await cluster.clients["g1"].get(path, headers={"authorization": "Bearer wrong"})
         assert answer.status_code == 401
+
+
+async def test_wishes_that_lead_nowhere_are_refused(cluster: Gateways) -> None:
+    asking = await ask(cluster, "g1")
+    context = await shown(cluster, "g2", gateway="g1")
+    name, source = context["context"], context["replica"]
+    other = "d2" if source == "d1" else "d1"
+    before = await version(cluster)
+    for gateway_id in ("g1", "g2"):
+        status, body = await move(cluster, gateway_id, name, destination="nobody")
+        assert status == 404 and "no replica nobody" in body["error"]["message"]
+        status, body = await move(cluster, gateway_id, name, destination=source)
+        assert status == 409 and f"is on {source} already" in body["error"]["message"]
+    assert await version(cluster) == before
+    await cluster.controller.drain(other)
+    for gateway_id in ("g1", "g2"):
+        engines = cluster.pool(gateway_id).engines
+        await until(lambda engines=engines: len(engines.candidates()) == 1)
+        status, body = await move(cluster, gateway_id, name, destination=other)
+        assert status == 409 and f"{other} takes no running contexts now" in body["error"]["message"]
+        status, body = await move(cluster, gateway_id, name)
+        assert status == 409 and f"no other replica than {source}" in body["error"]["message"]
+    await finish(cluster, asking)
+    legs = [add.header.leg_id for engine in cluster.engines.values() for add in engine.adds]
+    assert len(legs) == 1, "it stayed where it was"

@@ -16,6 +16,8 @@ from serving.engine.messages import Frames, Kind, Step
 from serving.types import ClusterView, Load, PoolRole, Replica, ReplicaState
 from tests.fakes import ScriptedEngine, replica, until
 
+NOBODY = replica("nobody", address="tcp://127.0.0.1:1")
+
 
 class World:
     def __init__(self) -> None:
@@ -42,8 +44,13 @@ class World:
         self.engines.append(ScriptedEngine(name, PoolRole.DECODE, keys=self.keys, clock=SystemClock()))
         return self.engines[-1]
 
+    def show(self, *replicas: Replica) -> None:
+        self.set.apply(ClusterView(version=1, replicas=replicas))
+
     async def apply(self, *replicas: Replica) -> None:
-        await self.set.apply(ClusterView(version=1, replicas=replicas))
+        """Show them, and wait until they have answered."""
+        self.show(*replicas)
+        await until(lambda: all(engine.link.info for engine in self.set.all()))
 
     def ids(self) -> list[str]:
         return [c.replica_id for c in self.set.candidates()]
@@ -83,24 +90,21 @@ async def test_only_ready_replicas_are_candidates(world: World, state: ReplicaSt
 
 async def test_an_engine_that_does_not_answer_is_no_candidate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_set, "OPEN_TIMEOUT_S", 0.15)
-    nobody = replica("nobody", address="tcp://127.0.0.1:1")
-    applying = asyncio.create_task(world.apply(nobody, world.engine("a").replica))
+    world.show(NOBODY, world.engine("a").replica)
     await until(lambda: world.ids())
     assert (world.ids(), world.lost) == (["a"], [])
-    await applying
+    await until(lambda: world.lost)
     assert [name for name, _ in world.lost] == ["nobody"]
     assert world.ids() == ["a"]
 
 
 async def test_one_that_does_not_answer_holds_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_set, "OPEN_TIMEOUT_S", 1.0)
-    nobody = replica("nobody", address="tcp://127.0.0.1:1")
-    applying = asyncio.create_task(world.apply(nobody, world.engine("a").replica))
+    world.show(NOBODY, world.engine("a").replica)
     while not world.ids():
         before = asyncio.get_running_loop().time()
         await world.set.changed(5.0)
     assert asyncio.get_running_loop().time() - before < 0.5
-    applying.cancel()
 
 
 async def test_changes_wake_those_who_wait(world: World) -> None:

@@ -181,3 +181,17 @@ async def test_a_move_that_no_token_follows_is_not_told(fleet: Fleet) -> None:
     await settle()
     assert log.completed == []
     assert fleet.metric("moves_total", reason="rebalance", mode="replay") == 1
+
+
+async def test_a_handoff_whose_kv_is_not_pulled_is_told_as_the_replay_that_it_is(fleet: Fleet) -> None:
+    await paced(fleet, "d1")
+    log = await ask_with_log(fleet, "r")
+    assert await home_of(fleet) == "d1"
+    await steps(fleet, "d1", 4)
+    await fleet.client.move("r", reason=MoveReason.REBALANCE)  # there is nowhere else: it comes back
+    await finish(fleet, "r")
+    (move,) = log.completed
+    assert (move.reason, move.mode, move.at_token, move.recomputed_tokens) == ("rebalance", "replay", 5, SHORT + 5)
+    assert fleet.metric("moves_total", reason="rebalance", mode="replay") == 1
+    assert fleet.metric("moves_total", reason="rebalance", mode="kv") == 0
+    assert fleet.metric("recomputed_tokens_total") == SHORT + 5

@@ -47,7 +47,8 @@ def move(mode: str = "kv", at_token: int = 3, gap_s: float = 0.0231) -> Callable
 
     def happens(log: MoveLog) -> None:
         context = Context(request_id="r", num_prompt_tokens=10, max_tokens=99, output_token_ids=[0] * at_token)
-        log.left(context, reason="drain", mode=mode)
+        recomputed_tokens = context.num_tokens if mode == "replay" else 0
+        log.left(context, reason="drain", mode=mode, recomputed_tokens=recomputed_tokens)
         log.arrived(context, gap_s=gap_s)
 
     return happens

@@ -13,8 +13,8 @@ from serving.contexts.mover import CUT_OVER_TIMEOUT_S
 from serving.contexts.pool_client import PoolClient
 from serving.engine.messages import HandOff
 from serving.types import ClusterView, MoveReason, ReplicaState
-from tests.fakes import until
-from tests.serving.fleet import SHORT, Fleet
+from tests.fakes import replica, until
+from tests.serving.fleet import LONG, SHORT, Fleet
 
 TOKENS = 12
 
@@ -266,3 +266,59 @@ async def test_a_pull_that_a_leaving_replica_left_unfinished_is_replayed(fleet: 
     release_all(fleet)
     await fleet.expect_exact("r", TOKENS)
     assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1
+
+
+async def test_a_caller_that_leaves_does_not_take_the_move_along(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    fleet[source].without_kv = True
+    fleet[source].answering.clear()
+    moving = asyncio.create_task(fleet.client.move("r", reason=MoveReason.REBALANCE, precopy=False))
+    await handed_off(fleet, source)
+    moving.cancel()
+    await asyncio.gather(moving, return_exceptions=True)
+    assert moving.cancelled()
+    fleet[source].answering.set()
+    destination = "d2" if source == "d1" else "d1"
+    await until(lambda: fleet[destination].adds)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("moves_total", reason="rebalance", mode="replay") == 1
+
+
+async def test_a_replica_that_cannot_be_reached_holds_up_no_drain(fleet: Fleet) -> None:
+    source = await started(fleet, "d1", "d2")
+    view = view_with(fleet, source, ReplicaState.DRAINING, leaves_at_s=500.0 + LAST_CALL_S + 30.0)
+    nobody = replica("nobody", address="tcp://127.0.0.1:1")
+    await asyncio.wait_for(fleet.client.follow(replace(view, replicas=(*view.replicas, nobody))), 1.0)
+    await handed_off(fleet, source)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+
+
+async def waiting_on_prefill(fleet: Fleet) -> tuple[str, str]:
+    """A long prompt that waits on a prefill engine, without a token or KV; returns which, and the other one."""
+    await fleet.start("p1", "p2", "d1", "d2")
+    for engine in fleet.engines.values():
+        engine.pace()
+    await fleet.ask("r", prompt_tokens=LONG, max_tokens=TOKENS)
+    await until(lambda: fleet["p1"].adds or fleet["p2"].adds)
+    source, other = ("p1", "p2") if fleet["p1"].adds else ("p2", "p1")
+    fleet[source].without_kv = True
+    return source, other
+
+
+async def test_a_prompt_that_waits_on_a_draining_prefill_engine_goes_to_another(fleet: Fleet) -> None:
+    source, other = await waiting_on_prefill(fleet)
+    await fleet.client.follow(view_with(fleet, source, ReplicaState.DRAINING))
+    await until(lambda: fleet[source].aborts)
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert [a.leg["handoff_at_tokens"] for a in fleet[other].adds] == [1]
+
+
+async def test_a_prompt_that_waits_goes_where_it_is_wished(fleet: Fleet) -> None:
+    _, other = await waiting_on_prefill(fleet)
+    await fleet.client.move("r", reason=MoveReason.REBALANCE, destination="d2")
+    release_all(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet[other].adds == [] and [a.leg["output_token_ids"] for a in fleet["d2"].adds] == [[]]

@@ -260,3 +260,73 @@ async def test_a_pull_from_an_engine_that_dies_is_replayed(fleet: Fleet) -> None
     await fleet.expect_exact("r", 6)
     replays = [a for name in ("d1", "d2") for a in fleet[name].adds if a.header.leg_id == "r#3"]
     assert [a.kv for a in replays] == [None]
+
+
+async def test_contexts_leave_an_engine_whose_core_is_told_to_end(fleet: Fleet) -> None:
+    await fleet.start("d2")
+    for name in ("d1", "d2"):
+        fleet[name].pace()
+    await fleet.ask("r", prompt_tokens=SHORT)
+    await until(lambda: fleet["d1"].adds or fleet["d2"].adds)
+    first, second = ("d1", "d2") if fleet["d1"].adds else ("d2", "d1")
+    fleet[first].allow(2)
+    await until(lambda: len(fleet.tokens["r"]) == 2)
+    await fleet[first].stop_core()
+    await until(lambda: fleet[second].adds)
+    assert [c.replica_id for c in fleet.client.engines.candidates()] == ["p1", second], "it would refuse every leg"
+    fleet[second].allow(6)
+    await fleet.expect_exact("r", 6)
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1
+    assert fleet.metric("requests_total", outcome="abort") == 0
+    await fleet.kill(first)
+    await fleet.start(first)
+    assert len(fleet.client.engines.candidates()) == 3, "the next engine of that name is as good as any"
+
+
+async def test_a_leg_that_an_ending_core_refuses_goes_elsewhere(fleet: Fleet) -> None:
+    await fleet["d1"].stop_core()  # it has nothing, so the client does not hear of it
+    await fleet.ask("r", prompt_tokens=SHORT)
+    await fleet.expect_exact("r", 6)
+    assert [a.header.leg_id for a in fleet["p1"].adds] == ["r#2"]
+
+
+async def test_what_an_ending_core_handed_off_is_pulled(fleet: Fleet) -> None:
+    for name in ("p1", "d1"):
+        fleet[name].pace()
+    await fleet.ask("r", prompt_tokens=LONG)
+    await fleet.ask("s", prompt_tokens=LONG, first_token=8)
+    await until(lambda: len(fleet["p1"].adds) == 2)
+    fleet["p1"].allow(1)
+    await until(lambda: fleet["d1"].adds)
+    await fleet["p1"].stop_core()
+    await until(lambda: len(fleet["d1"].adds) == 2)
+    fleet["d1"].allow(20)
+    await fleet.expect_exact("r", 6)
+    await fleet.expect_exact("s", 6, first_token=8)
+    assert [a.kv is not None for a in fleet["d1"].adds] == [True, False] and not fleet.held
+    assert fleet.metric("moves_total", reason="prefill_done", mode="kv") == 1
+    assert fleet.metric("moves_total", reason="engine_lost", mode="replay") == 1
+
+
+@pytest.mark.parametrize("harm", ["stalled", "stopping", "not answered"])
+async def test_kv_is_released_by_an_engine_that_works(fleet: Fleet, harm: str) -> None:
+    fleet["p1"].pace()
+    await fleet.start("d2")
+    await fleet.ask("r", prompt_tokens=LONG)
+    await until(lambda: fleet["p1"].adds)
+    engine = fleet.client.engines["d1"]
+    if harm == "not answered":
+        engine.link.info = None
+    else:
+        setattr(engine, harm, True)
+    await fleet.client.abort_requests_async(["r"])
+    (received,) = fleet["p1"].adds
+    late = EngineCoreOutput(
+        request_id="r#1",
+        new_token_ids=[1],
+        finish_reason=FinishReason.LENGTH,
+        kv_transfer_params=fleet["p1"].keep_kv(received),
+    )
+    await fleet["p1"].emit(received.peer, late)
+    await until(lambda: fleet["d2"].releases)
+    assert fleet.held == set() and fleet["d1"].releases == []

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.contexts import mover, moves
+from serving.contexts.move_log import MoveLog, wanted_log
 from serving.contexts.mover import COPY_MARK
 from serving.contexts.moves import (
     BOUNDARY_WAIT_S,
@@ -80,6 +81,7 @@ async def test_full_blocks_go_ahead_and_the_leg_follows(fleet: Fleet) -> None:
     finish(fleet)
     await fleet.expect_exact("r", TOKENS)
     assert not fleet.held and fleet.metric("moves_total", reason="drain", mode="kv") == 1
+    assert fleet.metric("move_bytes_total") == 5 * KV_BLOCK_BYTES, "the cut-over carries the last of them"
 
 
 async def test_blocks_that_fill_up_meanwhile_go_in_the_next_stage(fleet: Fleet) -> None:
@@ -97,6 +99,7 @@ async def test_blocks_that_fill_up_meanwhile_go_in_the_next_stage(fleet: Fleet) 
     finish(fleet)
     await fleet.expect_exact("r", TOKENS)
     assert not fleet.held
+    assert fleet.metric("move_bytes_total") == 7 * KV_BLOCK_BYTES
 
 
 async def test_without_precopy_the_cut_over_carries_all(fleet: Fleet) -> None:
@@ -114,10 +117,41 @@ async def test_the_destination_dies_during_a_copy(fleet: Fleet) -> None:
     await until(lambda: fleet[there].copies)
     await fleet.kill(there)
     assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN, "it goes elsewhere, all at the cut-over"
+    before = fleet.metric("move_bytes_total")
     finish(fleet)
     await fleet.expect_exact("r", TOKENS)
+    assert fleet.metric("move_bytes_total") == before + 5 * KV_BLOCK_BYTES
     await until(lambda: not fleet.held)
     assert fleet.metric("moves_total", reason="drain", mode="kv") == 1
+
+
+async def test_the_core_of_the_destination_is_told_to_end_during_a_copy(fleet: Fleet) -> None:
+    _, there = await started(fleet, "d1", "d2", "d3")
+    fleet[there].copying.clear()
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    await fleet[there].stop_core()
+    assert await asyncio.wait_for(moving, 5) is HandOff.AT_NEXT_TOKEN
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert fleet[there].adds == []
+    await until(lambda: not fleet.held)
+
+
+async def test_a_caller_that_leaves_during_a_copy_does_not_take_the_move_along(fleet: Fleet) -> None:
+    here, there = await started(fleet, "d1", "d2")
+    fleet[there].copying.clear()
+    moving = asyncio.create_task(move(fleet, there))
+    await until(lambda: fleet[there].copies)
+    moving.cancel()
+    await asyncio.gather(moving, return_exceptions=True)
+    assert moving.cancelled()
+    fleet[there].copying.set()
+    await until(lambda: any(method == "hand_off" for method, _ in fleet[here].calls))
+    finish(fleet)
+    await fleet.expect_exact("r", TOKENS)
+    assert len(fleet[there].adds) == 1 and fleet.metric("moves_total", reason="drain", mode="kv") == 1
+    await until(lambda: not fleet.held)
 
 
 async def test_the_source_dies_during_a_copy(fleet: Fleet) -> None:
@@ -207,6 +241,8 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
 ) -> None:
     monkeypatch.setattr(moves, "CARRIED_WITHIN_STEPS", 0.0)
     monkeypatch.setattr(mover, "LATE_AFTER_S", 5.0)
+    log = MoveLog()
+    wanted_log.set(log)
     here, there = await started(fleet, "d1", "d2")
     moving = asyncio.create_task(move(fleet, there))
     await copied(fleet, there)
@@ -224,6 +260,7 @@ async def test_on_a_slow_link_the_cut_waits_for_a_full_block_and_the_tail_is_rec
     assert leg.kv is None and len(leg.leg["output_token_ids"]) == 4 + to_boundary + 1
     assert fleet.metric("recomputed_tokens_total") == 1
     assert fleet.metric("moves_total", reason="drain", mode="kv") == 1
+    assert [(told.mode, told.recomputed_tokens) for told in log.completed] == [("kv", 1)]
     await until(lambda: not fleet.held)
 
 

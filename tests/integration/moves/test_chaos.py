@@ -155,7 +155,7 @@ async def disturb(stage: Stage, seam: str, harm: Callable[[Host], None], name: s
     stage.trap.seam = seam
     # A move that was copied ahead to a busy engine ends without a pull.
     precopy = not seam.endswith("_pull")
-    with contextlib.suppress(EngineLost):
+    with contextlib.suppress(EngineLost, RuntimeError):  # gone, or refuses every call
         await stage.client.move(context["context"], reason=MoveReason.REBALANCE, precopy=precopy)
     found = await asyncio.wait_for(streams, STREAMS_TIMEOUT_S)
     assert stage.trap.seam is None, f"{seam} was never passed"
@@ -166,6 +166,18 @@ async def disturb(stage: Stage, seam: str, harm: Callable[[Host], None], name: s
 async def test_a_core_is_killed(stage: Stage, reference: list[list[int]], seam: str) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
     found, victim = await disturb(stage, seam, lambda host: host.core.send_signal(signal.SIGKILL), f"kill-{seam}")
+    assert found == reference
+    assert stage.moves("replay") >= 1
+    await asyncio.to_thread(stage.running.replace, victim.name)
+    await show(stage.running, stage.client)
+    await stage.settled(tasks, fds)
+
+
+@pytest.mark.parametrize("seam", seams("before_hand_off"))
+async def test_a_core_is_told_to_end(stage: Stage, reference: list[list[int]], seam: str) -> None:
+    """SIGTERM, as when its machine shuts down: vLLM aborts all that runs, and refuses whatever comes."""
+    tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
+    found, victim = await disturb(stage, seam, lambda host: host.core.send_signal(signal.SIGTERM), f"end-{seam}")
     assert found == reference
     assert stage.moves("replay") >= 1
     await asyncio.to_thread(stage.running.replace, victim.name)
