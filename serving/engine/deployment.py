@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -48,6 +49,8 @@ class EngineReplica:
                 clock=SystemClock(),
             )
         except EngineStartFailed as error:
+            if error.__cause__ is None:
+                raise  # it is no exception of vLLM's, which only point at its log
             cause = _cause_in_log()
             raise EngineStartFailed(cause or error.message, error.remedy) from error
         self._replica = Replica(
@@ -65,7 +68,8 @@ class EngineReplica:
     async def _announce(self) -> None:
         while self._host.dead is None:
             try:
-                await self._controller.announce.remote(self._replica)
+                state = await self._controller.announce.remote(self._replica)
+                self._replica = replace(self._replica, state=state)
             except Exception:  # the controller restarts; the next announcement finds the new one
                 logger.exception("announcing failed; will repeat")
             await asyncio.sleep(ANNOUNCE_INTERVAL_S)
@@ -78,10 +82,11 @@ class EngineReplica:
     async def __del__(self) -> None:
         if not hasattr(self, "_host"):
             return
-        self._announcing.cancel()
         await self._tell_controller("drain", DRAIN_TIMEOUT_S)
         if not await self._host.drained(DRAIN_TIMEOUT_S):
             logger.warning("legs are left after %.0f s of draining", DRAIN_TIMEOUT_S)
+        # Not before: a controller that loses sight of it meanwhile should find it again, and draining.
+        self._announcing.cancel()
         await self._tell_controller("leave")
         await self._host.close()
 

@@ -47,30 +47,34 @@ class Controller:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def announce(self, replica: Replica) -> None:
-        """A replica says that it exists; it repeats this while it lives."""
+    async def announce(self, replica: Replica) -> ReplicaState:
+        """A replica says that it exists; it repeats this while it lives. It learns what state it is in, and says that
+        the next time: a controller that was restarted knows from there who drains."""
         before = self._membership
         self._set(self._membership.join(replica))
         if self._membership is not before:
             self._background(self._admit(replica))
+        known = self._membership.get(replica.replica_id)
+        assert known is not None
+        return known.state
 
     async def leave(self, replica_id: ReplicaId) -> None:
         """A replica says goodbye."""
-        await self._drop(replica_id, "said goodbye")
+        self._set(self._membership.leave(replica_id))
+        await self._unlink(replica_id, "said goodbye")
 
     async def drain(self, replica_id: ReplicaId, deadline_s: float | None = None) -> bool:
         """Give the replica nothing new and move what runs there away, by `deadline_s` from now where that is given;
         False when there is no such replica."""
         leaves_at_s = None if deadline_s is None else self._clock.now_s() + deadline_s
-        self._set(self._membership.move_to(replica_id, ReplicaState.DRAINING, leaves_at_s=leaves_at_s))
+        self._set(self._membership.drain(replica_id, leaves_at_s=leaves_at_s))
         return self._membership.get(replica_id) is not None
 
     async def undrain(self, replica_id: ReplicaId) -> bool:
-        """Let a draining replica serve again; False when there is no such replica."""
-        replica = self._membership.get(replica_id)
-        if replica is not None and replica.state is ReplicaState.DRAINING:
-            self._set(self._membership.move_to(replica_id, ReplicaState.READY))
-        return replica is not None
+        """Let a draining replica serve again, as soon as it is admitted; False when there is no such replica."""
+        before = self._membership
+        self._set(before.undrain(replica_id))
+        return before.get(replica_id) is not None or self._membership is not before
 
     async def watch(self, known_version: int, timeout_s: float) -> ClusterView:
         """The view as soon as its version differs from `known_version`, or as it is after `timeout_s`."""
@@ -159,7 +163,7 @@ class Controller:
                 await self._drop(replica_id, str(error))
             return
         if self._is_current(replica):
-            self._set(self._membership.move_to(replica_id, ReplicaState.READY))
+            self._set(self._membership.admit(replica_id))
 
     def _is_current(self, replica: Replica) -> bool:
         """False once the replica left, or came back at another address."""
@@ -207,8 +211,12 @@ class Controller:
             logger.warning("%s did not meet %s: %s", peer.replica_id, replica.replica_id, error)
 
     async def _drop(self, replica_id: ReplicaId, reason: str) -> None:
+        """A replica does not answer. It may live: then it announces itself again."""
+        self._set(self._membership.lose(replica_id))
+        await self._unlink(replica_id, reason)
+
+    async def _unlink(self, replica_id: ReplicaId, reason: str) -> None:
         logger.warning("replica %s dropped: %s", replica_id, reason)
-        self._set(self._membership.leave(replica_id))
         link = self._links.pop(replica_id, None)
         if link is not None:
             await link.close()

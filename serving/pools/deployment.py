@@ -8,7 +8,7 @@ from serving.clock import SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.logs import join_ray_log
 from serving.pools.controller import Controller, GatewayReport
-from serving.types import ClusterView, MoveWish, Replica, ReplicaId
+from serving.types import ClusterView, MoveWish, Replica, ReplicaId, ReplicaState
 
 # Twice the interval of announcements: after a restart, wait until all replicas have spoken.
 SETTLE_S = 4.0
@@ -21,8 +21,8 @@ class ControllerReplica:
         join_ray_log()
         self._controller = Controller(keys=keys, clock=SystemClock(), settle_s=SETTLE_S)
 
-    async def announce(self, replica: Replica) -> None:
-        await self._controller.announce(replica)
+    async def announce(self, replica: Replica) -> ReplicaState:
+        return await self._controller.announce(replica)
 
     async def leave(self, replica_id: ReplicaId) -> None:
         await self._controller.leave(replica_id)

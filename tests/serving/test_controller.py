@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from serving.clock import Clock, SystemClock
 from serving.engine.channel import ChannelKeys
 from serving.pools import controller as controller_module
 from serving.pools.controller import Controller, GatewayReport
-from serving.types import ClusterView, MoveWish, PoolRole, Replica
+from serving.types import ClusterView, MoveWish, PoolRole, Replica, ReplicaState
 from tests.fakes import FakeClock, ScriptedEngine, engine_info, replica, settle, until
 
 
@@ -226,6 +227,98 @@ async def test_before_a_shutdown_gateways_learn_to_refuse(cluster: Cluster) -> N
     assert before.accepting and not after.accepting and after.version > before.version
     await cluster.join("late")
     assert not (await cluster.view()).accepting, "a newcomer does not open the doors again"
+
+
+class SlowToMeet(ScriptedEngine):
+    """Has met its peers only when `meeting` is set."""
+
+    def __init__(self, name: str, *, keys: ChannelKeys, clock: Clock) -> None:
+        super().__init__(name, PoolRole.DECODE, keys=keys, clock=clock)
+        self.meeting = asyncio.Event()
+
+    async def _call(self, method: str, args: list[Any]) -> Any:
+        answer = await super()._call(method, args)
+        await self.meeting.wait()
+        return answer
+
+
+async def slow_to_meet(cluster: Cluster) -> tuple[SlowToMeet, asyncio.Event]:
+    """One that is in the middle of its warm-up."""
+    await cluster.join("a")
+    slow = SlowToMeet("slow", keys=cluster.keys, clock=cluster.clock)
+    cluster.engines.append(slow)
+    await cluster.controller.announce(slow.replica)
+    await until(lambda: slow.calls)
+    return slow, slow.meeting
+
+
+async def state_of(cluster: Cluster, name: str) -> tuple[ReplicaState, float | None]:
+    (found,) = (r for r in (await cluster.view()).replicas if r.replica_id == name)
+    return found.state, found.leaves_at_s
+
+
+async def test_a_drain_that_comes_during_the_warm_up_stands(cluster: Cluster) -> None:
+    slow, meeting = await slow_to_meet(cluster)
+    assert await cluster.controller.drain(slow.name, 60.0)
+    drained = await state_of(cluster, slow.name)
+    assert drained[0] is ReplicaState.DRAINING and drained[1] is not None
+    meeting.set()
+    await settle()
+    assert await state_of(cluster, slow.name) == drained
+    assert await cluster.controller.undrain(slow.name)
+    assert await state_of(cluster, slow.name) == (ReplicaState.READY, None)
+
+
+async def test_a_drain_that_ends_before_the_warm_up_lets_nothing_in_early(cluster: Cluster) -> None:
+    slow, meeting = await slow_to_meet(cluster)
+    await cluster.controller.drain(slow.name)
+    assert await cluster.controller.undrain(slow.name)
+    assert await state_of(cluster, slow.name) == (ReplicaState.STARTING, None)
+    meeting.set()
+    await cluster.until_ready(slow.name)
+
+
+async def test_a_draining_replica_whose_link_broke_comes_back_draining(cluster: Cluster) -> None:
+    a, _ = await cluster.join("a", "b")
+    await cluster.controller.drain("a", 60.0)
+    drained = await state_of(cluster, "a")
+    await a.server.leave("held up for a while")
+    await cluster.until_gone("a")
+    assert not await cluster.controller.undrain("nobody")
+    again = cluster.engine("a")  # stands for the same one
+    assert await cluster.controller.announce(again.replica) is ReplicaState.DRAINING
+    await until(lambda: again.calls)
+    await settle()
+    assert await state_of(cluster, "a") == drained
+    await cluster.controller.undrain("a")
+    await cluster.until_ready("a", "b")
+
+
+async def test_one_that_left_and_one_that_serves_again_are_not_remembered_as_draining(cluster: Cluster) -> None:
+    await cluster.join("a", "b", "c")
+    for name in "abc":
+        await cluster.controller.drain(name)
+    await cluster.controller.leave("a")
+    await cluster.controller._drop("b", "silent")
+    assert await cluster.controller.undrain("b"), "known, though it is out of sight"
+    await cluster.controller.undrain("c")
+    await cluster.controller._drop("c", "silent")
+    for name in "abc":
+        assert await cluster.controller.announce(cluster.engine(name).replica) is ReplicaState.STARTING
+
+
+async def test_a_restarted_controller_hears_from_a_replica_that_it_drains(cluster: Cluster) -> None:
+    (a,) = await cluster.join("a")
+    assert await cluster.controller.announce(a.replica) is ReplicaState.READY
+    await cluster.controller.drain("a", 60.0)
+    state = await cluster.controller.announce(a.replica)
+    restarted = Controller(keys=cluster.keys, clock=cluster.clock, settle_s=0.0)
+    try:
+        assert await restarted.announce(replace(a.replica, state=state)) is ReplicaState.DRAINING
+        await until(lambda: restarted._links)
+        assert [r.state for r in (await restarted.watch(-1, 0.0)).replicas] == [ReplicaState.DRAINING]
+    finally:
+        await restarted.close()
 
 
 def report(*contexts: str, exposition: str = "") -> GatewayReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,13 +23,13 @@ def test_a_replica_joins_as_starting_whatever_it_says() -> None:
 
 
 def test_a_known_replica_keeps_its_state() -> None:
-    ready = Membership().join(A).move_to("a", ReplicaState.READY)
+    ready = Membership().join(A).admit("a")
     assert ready.join(A) is ready
     assert ready.view(now_s=0.0).ready() == (A,)
 
 
 def test_a_new_address_is_a_new_replica() -> None:
-    ready = Membership().join(A).move_to("a", ReplicaState.READY)
+    ready = Membership().join(A).admit("a")
     moved = ready.join(replace(A, address="tcp://elsewhere:1"))
     assert [(r.address, r.state) for r in moved.replicas] == [("tcp://elsewhere:1", ReplicaState.STARTING)]
     assert moved.version == ready.version + 1
@@ -37,17 +38,54 @@ def test_a_new_address_is_a_new_replica() -> None:
 def test_changes_that_change_nothing() -> None:
     membership = Membership().join(A)
     assert membership.leave("b") is membership
-    assert membership.move_to("b", ReplicaState.READY) is membership
-    assert membership.move_to("a", ReplicaState.STARTING) is membership
+    assert (
+        membership.admit("b") is membership.drain("b") is membership.undrain("b") is membership.lose("b") is membership
+    )
+    assert membership.undrain("a") is membership
+    ready = membership.admit("a")
+    assert ready.admit("a") is ready
 
 
 def test_a_deadline_is_a_change_and_ends_with_the_drain() -> None:
-    drained = Membership().join(A).move_to("a", ReplicaState.DRAINING)
-    told = drained.move_to("a", ReplicaState.DRAINING, leaves_at_s=7.0)
+    ready = Membership().join(A).admit("a")
+    drained = ready.drain("a")
+    told = drained.drain("a", leaves_at_s=7.0)
     assert told.version == drained.version + 1 and told.view(now_s=3.0).replicas[0].leaves_at_s == 7.0
-    assert told.move_to("a", ReplicaState.DRAINING, leaves_at_s=7.0) is told
-    (back,) = told.move_to("a", ReplicaState.READY).replicas
-    assert back == replace(A, state=ReplicaState.READY)
+    assert told.drain("a", leaves_at_s=7.0) is told
+    (back,) = told.undrain("a").replicas
+    assert back == replace(A, state=ReplicaState.READY, leaves_at_s=None)
+
+
+def test_a_drain_outlives_the_admission() -> None:
+    drained = Membership().join(A).drain("a", leaves_at_s=7.0)
+    (shown,) = drained.admit("a").replicas
+    assert (shown.state, shown.leaves_at_s) == (ReplicaState.DRAINING, 7.0)
+
+
+@pytest.mark.parametrize(("admitted", "state"), [(False, ReplicaState.STARTING), (True, ReplicaState.READY)])
+def test_who_drains_no_more_is_what_it_was(admitted: bool, state: ReplicaState) -> None:
+    drained = Membership().join(A).drain("a")
+    back = (drained.admit("a") if admitted else drained).undrain("a")
+    assert [r.state for r in back.replicas] == [state]
+    assert [r.state for r in back.admit("a").replicas] == [ReplicaState.READY]
+
+
+def test_who_is_lost_comes_back_draining_until_it_is_told_otherwise_or_leaves() -> None:
+    lost = Membership().join(A).admit("a").drain("a", leaves_at_s=7.0).lose("a")
+    assert lost.replicas == ()
+    (back,) = lost.join(A).admit("a").replicas
+    assert (back.state, back.leaves_at_s) == (ReplicaState.DRAINING, 7.0)
+    for forgotten in (lost.undrain("a"), lost.leave("a"), lost.join(A).leave("a")):
+        assert [r.state for r in forgotten.join(A).replicas] == [ReplicaState.STARTING]
+
+
+def test_a_drain_that_only_the_replica_remembers_is_believed_once() -> None:
+    says = replace(A, state=ReplicaState.DRAINING)
+    drained = Membership().join(says)
+    assert [r.state for r in drained.admit("a").replicas] == [ReplicaState.DRAINING]
+    ready = drained.admit("a").undrain("a")
+    assert ready.join(says) is ready, "what it said before it heard of the end"
+    assert Membership().join(A).drain("a", leaves_at_s=7.0).lose("a").join(says).replicas[0].leaves_at_s == 7.0
 
 
 def test_who_left_is_forgotten_and_may_come_back() -> None:
@@ -73,7 +111,7 @@ def test_a_wish_is_a_change_and_stays_while_others_happen() -> None:
     wished = membership.wish(wish("1"))
     assert wished.version == membership.version + 1 and wished.view(now_s=0.0).wishes == (wish("1"),)
     assert wished.wish(wish("1")) is wished, "one that is known changes nothing"
-    later = wished.join(B).move_to("a", ReplicaState.READY).leave("b").stop_accepting().wish(wish("2"))
+    later = wished.join(B).admit("a").leave("b").stop_accepting().wish(wish("2"))
     assert later.view(now_s=0.0).wishes == (wish("1"), wish("2"))
     assert later.view(now_s=0.0).version == later.version == wished.version + 5
     assert [r.replica_id for r in later.replicas] == ["a"] and not later.accepting
@@ -89,29 +127,37 @@ def test_the_oldest_wishes_make_room() -> None:
 
 NAMES = st.sampled_from("abc")
 JOIN = st.tuples(st.just("join"), NAMES, st.sampled_from(["tcp://x:1", "tcp://x:2"]))
-MOVE = st.tuples(st.just("move"), NAMES, st.sampled_from(ReplicaState))
-LEAVE = st.tuples(st.just("leave"), NAMES, st.just(""))
+OTHERS = st.tuples(st.sampled_from(["admit", "drain", "undrain", "lose", "leave"]), NAMES, st.just(""))
 
 
-@given(st.lists(st.one_of(JOIN, MOVE, LEAVE)))
-def test_versions_rise_exactly_with_changes(changes: list[tuple[str, str, str]]) -> None:
+@given(st.lists(st.one_of(JOIN, OTHERS)))
+def test_states_follow_from_what_was_said_and_versions_rise_exactly_with_changes(
+    changes: list[tuple[str, str, str]],
+) -> None:
     membership = Membership()
-    model: dict[str, tuple[str, str]] = {}
+    addresses: dict[str, str] = {}
+    admitted: set[str] = set()
+    drained: set[str] = set()
     for kind, name, what in changes:
-        before = dict(model)
+        before = (dict(addresses), set(admitted), set(drained))
         if kind == "join":
             after = membership.join(replica(name, address=what))
-            if model.get(name, ("", ""))[0] != what:
-                model[name] = (what, ReplicaState.STARTING)
-        elif kind == "move":
-            after = membership.move_to(name, ReplicaState(what))
-            if name in model:
-                model[name] = (model[name][0], what)
+            if addresses.get(name) != what:
+                addresses[name] = what
+                admitted.discard(name)
         else:
-            after = membership.leave(name)
-            model.pop(name, None)
-        assert {r.replica_id: (r.address, r.state) for r in after.replicas} == model
-        assert len(after.replicas) == len(model)
-        assert after.version == membership.version + (model != before)
-        assert (after is membership) == (model == before)
+            after = getattr(membership, kind)(name)
+            if kind in ("admit", "drain") and name in addresses:
+                (admitted if kind == "admit" else drained).add(name)
+            if kind in ("undrain", "leave"):
+                drained.discard(name)
+            if kind in ("lose", "leave"):
+                addresses.pop(name, None)
+                admitted.discard(name)
+        states = {n: "draining" if n in drained else "ready" if n in admitted else "starting" for n in addresses}
+        assert {r.replica_id: (r.address, str(r.state)) for r in after.replicas} == {
+            n: (address, states[n]) for n, address in addresses.items()
+        }
+        changed = before != (addresses, admitted, drained)
+        assert (after is not membership) == (after.version > membership.version) == changed
         membership = after
