@@ -114,9 +114,13 @@ def _pool(deployed: Deployed, name: str, keys: ChannelKeys, controller: Applicat
 
 
 def _engine_spec(deployed: Deployed, pool: str) -> EngineSpec:
+    settings = deployed.settings.engine_of(pool)
+    if (parser := deployed.settings.gateway.reasoning_parser) is not None:
+        # Engines need it too: they do not hold what a model thinks to the grammar of its answer.
+        settings = settings.model_copy(update={"args": {"reasoning_parser": parser} | settings.args})
     return EngineSpec(
         model=deployed.model,
-        settings=deployed.settings.engine_of(pool),
+        settings=settings,
         pool=pool,
         on_cpu=deployed.on_cpu,
     )

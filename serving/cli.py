@@ -10,14 +10,11 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-_DEPLOYMENT = ("up", "down", "status", "drain", "undrain", "chat")
+DEPLOYMENT_COMMANDS = ("up", "down", "status", "drain", "undrain", "chat")
 # Name of the command -> module and name of its Typer application, or of the function that is the command.
 PLACES = MappingProxyType(
     {
-        **{
-            name: "serving.deployment_cli:deployment_app"
-            for name in ("up", "down", "status", "drain", "undrain", "chat")
-        },
+        **dict.fromkeys(DEPLOYMENT_COMMANDS, "serving.deployment_cli:deployment_app"),
         "model": "serving.model_cli:model_app",
         "plan": "planner:plan_app",
         "simulate": "planner:simulate_command",

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from serving import detach, run_state, talk
+from serving.errors import FerryError
 from serving.lifecycle import Launch, running, stop
 from serving.model_cli import errors_as_exit_codes, progress_bar
 from serving.model_store import default_home
@@ -130,11 +131,14 @@ def chat(
     port: Port = None,
     base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint, ending in /v1.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name; without it, the first that is served.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key that the endpoint of --base-url wants.")] = None,
 ) -> None:
     """Talk to the model in the terminal."""
     with errors_as_exit_codes():
-        url = base_url or f"{run_state.find(home, port).base_url}/v1"
-        chat_loop(url, model=model, message=message, console=console)
+        if base_url is None:
+            state = run_state.find(home, port)
+            base_url, api_key = f"{state.base_url}/v1", api_key or state.api_key
+        chat_loop(base_url, model=model, message=message, console=console, api_key=api_key)
 
 
 def _greet(state: RunState, settings: Settings) -> None:
@@ -144,8 +148,20 @@ def _greet(state: RunState, settings: Settings) -> None:
     body = {"model": state.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "stream": True}
     say(f"\nFerry serves {state.model} on {url} ({engines})\n")
     say(f"> {QUESTION}")
-    chat_loop(url, model=state.model, message=QUESTION, console=console, max_tokens=GREETING_TOKENS)
+    try:
+        chat_loop(
+            url,
+            model=state.model,
+            message=QUESTION,
+            console=console,
+            max_tokens=GREETING_TOKENS,
+            api_key=state.api_key,
+        )
+    except FerryError as error:
+        say(f"  warning: this question was not answered, though the endpoint is ready: {error.message}")
     say(f"\n  curl -N {url}/chat/completions -H 'content-type: application/json' \\")
+    if state.api_key is not None:
+        say("       -H 'authorization: Bearer KEY' \\")
     say(f"       -d '{json.dumps(body)}'")
     say("  ferry chat        talk in the terminal")
     say("  ferry status      pools, replicas, load\n")

@@ -9,10 +9,9 @@
     ├── MemoryUnfit              the engines asked for do not fit into this host
     ├── PortInUse                another process listens on the port
     ├── RayUnavailable           no Ray cluster can be started or reached
-    ├── EngineError
-    │   ├── EngineStartFailed    an engine did not become ready
-    │   └── EngineLost           a running engine went away
-    └── NoCapacity               no engine may take the request now
+    └── EngineError
+        ├── EngineStartFailed    an engine did not become ready
+        └── EngineLost           a running engine went away
 
 The gateway's `error_envelope` holds the one table from these classes to HTTP. Arguments are positional in
 `args`, so that errors survive pickling between Ray processes.
@@ -87,10 +86,6 @@ class EngineLost(EngineError):
 
     def __init__(self, message: str, remedy: str = "see `ferry status`; Ray replaces the replica") -> None:
         super().__init__(message, remedy)
-
-
-class NoCapacity(FerryError):
-    """No engine may take the request now."""
 
 
 def describe(error: FerryError) -> str:

@@ -40,6 +40,8 @@ STOP_TIMEOUT_S = 120.0
 DRAIN_TIMEOUT_S = 60.0
 DRAIN_POLL_S = 1.2
 CALL_TIMEOUT_S = 10.0
+PLACE_TIMEOUT_S = 600.0
+"""For Ray to find room, which may start machines, and for the replicas' imports, beside what engines take to load."""
 FAILED_STATES = ("DEPLOY_FAILED", "UNHEALTHY")
 LAST_CAUSE = re.compile(r"(?:\w+\.)*(\w+(?:Error|Failed|Exception|Lost)): (.+)")
 
@@ -70,6 +72,8 @@ def running(launch: Launch, *, signals: StopSignals, say: Say, bar: Bar) -> Iter
         port=launch.settings.http.port,
         model=deployed.model.served_name,
         admin_token=deployed.admin_token,
+        process_mark=run_state.process_mark(os.getpid()),
+        api_key=_api_key(launch.settings),
     )
     run_state.save(launch.folder, state)
     try:
@@ -97,6 +101,12 @@ def prepare(launch: Launch, *, say: Say, bar: Bar) -> Deployed:
             say(f"  {line}")
     model = ModelFiles(path=folder.path, served_name=settings.served_model_name or folder.name)
     return Deployed(settings=settings, model=model, on_cpu=on_cpu, admin_token=secrets.token_urlsafe(24))
+
+
+def _api_key(settings: Settings) -> str | None:
+    """A key that vLLM's front end will take, if it wants one; what is no list of keys it refuses at its start."""
+    keys = settings.gateway.args.get("api_key")
+    return str(keys[0]) if isinstance(keys, list) and keys else None
 
 
 def runs_on_cpu(settings: Settings) -> bool:
@@ -184,13 +194,15 @@ def _deploy(deployed: Deployed, signals: StopSignals, say: Say) -> None:
     """Deploy and report each deployment's state as it changes, until all run.
 
     Raises:
-        EngineStartFailed: with the cause that the failed deployment gave.
+        EngineStartFailed: with the cause that the failed deployment gave, or with what still did not run in the end.
     """
     from ray import serve
 
     application = build(deployed)
     serve.run_many([serve.RunTarget(application, name=APP_NAME)], wait_for_applications_running=False)
     shown: dict[str, str] = {}
+    settings = deployed.settings
+    limit_s = PLACE_TIMEOUT_S + max(settings.engine_of(pool).start_timeout_s for pool in settings.pools)
     started_s = time.monotonic()
     while True:
         status = serve.status()
@@ -203,6 +215,8 @@ def _deploy(deployed: Deployed, signals: StopSignals, say: Say) -> None:
             return
         if app.status in FAILED_STATES:
             raise _failure(status)
+        if time.monotonic() - started_s > limit_s:
+            raise _overdue(status, limit_s)
         signals.check()
         time.sleep(POLL_S)
 
@@ -221,6 +235,17 @@ def _failure(status: ServeStatus) -> FerryError:
     kind, text = causes[-1] if causes else ("", messages[0])
     shown = text if kind in ("EngineStartFailed", "ConfigError", "") else f"{kind}: {text}"
     return EngineStartFailed(f"the deployment did not start: {shown}", remedy="mend the cause and start again")
+
+
+def _overdue(status: ServeStatus, limit_s: float) -> FerryError:
+    """What has not started, as it stands."""
+    deployments = status.applications[APP_NAME].deployments
+    running = {name for name, one in deployments.items() if one.status == "HEALTHY"}
+    pending = "; ".join(f"{name} {line}" for name, line in _lines(status) if name not in running)
+    return EngineStartFailed(
+        f"the deployment did not start within {limit_s:.0f} s: {pending}",
+        remedy="give Ray what the replicas ask for (`ray status` shows it), or raise engine.start_timeout_s",
+    )
 
 
 def _await_ready(state: RunState, signals: StopSignals) -> None:
@@ -267,7 +292,10 @@ def _drain(say: Say) -> None:
 def stop(state: RunState, *, say: Say) -> None:
     """Ask a deployment's process to stop, and wait; kill it and its descendants when it does not."""
     try:
+        # Looked up before it is compared: psutil signals none but the process that it has looked up.
         process = psutil.Process(state.pid)
+        if not state.alive:
+            return
         family = [process, *process.children(recursive=True)]
         process.send_signal(signal.SIGTERM)
     except psutil.NoSuchProcess:

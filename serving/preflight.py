@@ -25,15 +25,15 @@ DEFAULT_CPU_BLOCK_SIZE_TOKENS = 128
 
 def check_port(http: HttpSettings) -> None:
     """Raises `PortInUse` when something listens where the endpoint should."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in http.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((http.host, http.port))
-        except OSError as error:
-            raise PortInUse(
-                f"{http.host}:{http.port} cannot be listened on: {error.strerror}",
-                remedy="stop what listens there (`ferry down`?), or choose another with --port",
-            ) from None
+    except OSError as error:
+        raise PortInUse(
+            f"{http.host}:{http.port} cannot be listened on: {error.strerror}",
+            remedy="stop what listens there (`ferry down`?), or choose another with --port",
+        ) from None
 
 
 def check_ray_address(address: str) -> None:

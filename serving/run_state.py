@@ -15,6 +15,8 @@ import psutil
 
 from serving.errors import ConfigError
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
@@ -26,17 +28,37 @@ class RunState:
     model: str
     admin_token: str
     answers: bool = False
-    """It has answered a first question, end to end."""
+    """The first question is behind it. A deployment that did not answer it serves all the same, with a warning."""
+    process_mark: str | None = None
+    """`process_mark` of `pid`: after a crash or a restart of the machine the id may be another program's. None where
+    an older Ferry wrote the file."""
+    api_key: str | None = None
+    """A key that the endpoint wants to see, where it wants one."""
 
     @property
     def base_url(self) -> str:
         """URL of the endpoint as seen from this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def alive(self) -> bool:
-        return psutil.pid_exists(self.pid)
+        if self.process_mark is None:
+            return psutil.pid_exists(self.pid)
+        return self.process_mark == process_mark(self.pid)
+
+
+def process_mark(pid: int) -> str | None:
+    """What tells a process from all others that ever have its id: this boot of the machine, and the clock tick of it at
+    which the process began. The time of day would not do: it may be set meanwhile. None when there is no such process.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # proc(5): the second field is the name in brackets, which may hold anything; the 22nd is the start.
+    start_ticks = stat.rpartition(")")[2].split()[19]
+    return f"{BOOT_ID.read_text().strip()} {start_ticks}"
 
 
 def run_dir(home: Path, port: int) -> Path:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from serving.errors import ConfigError
 from serving.planned import joined, planned_settings
@@ -48,7 +48,7 @@ class GatewaySettings(Part):
     tool_call_parser: str | None = "hermes"
     """vLLM's parser of tool calls; null turns tools with `tool_choice: auto` off."""
     reasoning_parser: str | None = None
-    """vLLM's parser of reasoning text."""
+    """vLLM's parser of reasoning text; the engines are told of it too, so that grammars leave the thinking alone."""
     chat_template: str | None = None
     """Path of a Jinja template that replaces the model's own."""
     engine_wait_s: Annotated[float, Field(gt=0)] = 10.0
@@ -84,11 +84,16 @@ class EngineSettings(Part):
     """moves: KV that comes from another engine is checked before anything runs on it, and computed anew where it is not
     what was lent. On CPU that costs either end 1 to 4 ms per 1,000 tokens of a 135M model, beside its steps."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 900.0
-    """How long an engine may load before its start counts as failed."""
+    """How long an engine may load before its start counts as failed and its processes are killed."""
     env: dict[str, str] = {}
     """Environment of the engine processes (UCX_*, OMP_NUM_THREADS, …)."""
     args: dict[str, Any] = {}
     """More vLLM engine arguments by their Python names; vLLM checks them."""
+
+    @property
+    def context_tokens(self) -> Any:
+        """The longest context that vLLM will be told of: `args` go over the settings above."""
+        return self.args.get("max_model_len", self.max_model_len)
 
 
 class PoolSettings(Part):
@@ -97,7 +102,7 @@ class PoolSettings(Part):
     replicas: Annotated[int, Field(ge=1)] = 1
     """Engine replicas in the pool."""
     engine: dict[str, Any] = {}
-    """What differs from the shared `engine` settings."""
+    """What differs from the shared `engine` settings. max_model_len may not differ between pools."""
     resources: dict[str, float] = {}
     """Ray custom resources that one replica takes; places a pool on chosen nodes."""
 
@@ -138,7 +143,26 @@ class Settings(Part):
                 self.engine_of(name)
             except ValidationError as error:
                 raise _below(error, "pools", name, "engine") from None
+        self._contexts_fit_everywhere()
         return self
+
+    def _contexts_fit_everywhere(self) -> None:
+        """A context may come to any engine, and one that it is too long for would end."""
+        lengths = {name: self.engine_of(name).context_tokens for name in self.pools}
+        first = next(iter(lengths.values()))
+        if all(tokens == first for tokens in lengths.values()):
+            return
+        name = next(name for name, tokens in lengths.items() if tokens != self.engine.context_tokens)
+        shown = ", ".join(f"{pool} {tokens}" for pool, tokens in lengths.items())
+        finding = PydanticCustomError(
+            "unequal_lengths",
+            "a context must fit into the engines of every pool ({shown}); say max_model_len once, under `engine`",
+            {"shown": shown},
+        )
+        place = ("pools", name, "engine", "max_model_len")
+        raise ValidationError.from_exception_data(
+            "Settings", [InitErrorDetails(type=finding, loc=place, input=lengths[name])]
+        )
 
     def engine_of(self, pool: str) -> EngineSettings:
         """The engine settings of one pool: the shared ones with the pool's differences."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ TIMEOUT = httpx.Timeout(10.0, read=120.0)
 DRAIN_POLL_S = 0.6
 DATA = "data: "
 END = "[DONE]"
+MOST_WORDS = 200
 STATES = {"ready": "green", "starting": "yellow", "draining": "magenta"}
 
 
@@ -28,16 +30,41 @@ def admin(state: RunState, method: str, path: str, body: dict[str, Any] | None =
         ConfigError: when it names something that is not there.
         EngineLost: when the endpoint does not answer.
     """
-    headers = {"authorization": f"Bearer {state.admin_token}"}
-    try:
-        answer = httpx.request(method, f"{state.base_url}/admin/v1{path}", headers=headers, json=body, timeout=TIMEOUT)
+    with _told_as_lost(state.base_url, remedy="read its log, or restart it"):
+        answer = httpx.request(
+            method,
+            f"{state.base_url}/admin/v1{path}",
+            headers=_bearer(state.admin_token),
+            json=body,
+            timeout=TIMEOUT,
+        )
         if answer.status_code == httpx.codes.NOT_FOUND:
-            raise ConfigError(answer.json()["error"]["message"], remedy="`ferry status` lists replicas")
+            raise ConfigError(_words(answer), remedy="`ferry status` lists replicas")
         answer.raise_for_status()
-    except httpx.HTTPError as error:
-        raise EngineLost(f"{state.base_url} does not answer: {error}", remedy="read its log, or restart it") from error
     found: dict[str, Any] = answer.json()
     return found
+
+
+@contextmanager
+def _told_as_lost(url: str, *, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong on the way to an endpoint, as an error of ours."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        said = str(error) or type(error).__name__  # timeouts say nothing
+        raise EngineLost(f"{url} does not answer: {said}", remedy=remedy) from error
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"authorization": f"Bearer {token}"}
+
+
+def _words(answer: httpx.Response) -> str:
+    """What a refusal says, in OpenAI's shape or in any other."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"{answer.status_code} {answer.reason_phrase}: {answer.text[:MOST_WORDS]}"
 
 
 def drain(state: RunState, replica_id: str, *, deadline_s: float) -> bool:
@@ -48,7 +75,8 @@ def drain(state: RunState, replica_id: str, *, deadline_s: float) -> bool:
         # Engines report twice a second: let a report come that is younger than the drain.
         time.sleep(DRAIN_POLL_S)
         replicas = admin(state, "GET", "/status")["replicas"]
-        carried = [r["running"] + r["waiting"] for r in replicas if r["replica"] == replica_id]
+        # Until the controller is linked to it, nobody knows its load.
+        carried = [r.get("running", 1) + r.get("waiting", 0) for r in replicas if r["replica"] == replica_id]
         if not any(carried):
             return True
     return False
@@ -82,19 +110,34 @@ def status_table(status: dict[str, Any]) -> Table:
 
 
 def chat_loop(
-    base_url: str, *, model: str | None, message: str | None, console: Console, max_tokens: int | None = None
+    base_url: str,
+    *,
+    model: str | None,
+    message: str | None,
+    console: Console,
+    max_tokens: int | None = None,
+    api_key: str | None = None,
 ) -> None:
-    """A conversation until an empty line or Ctrl-D; with `message`, one exchange."""
-    with httpx.Client(base_url=base_url, timeout=TIMEOUT) as client:
+    """A conversation until an empty line or Ctrl-D; with `message`, one exchange.
+
+    Raises:
+        EngineLost: when the endpoint does not answer, or not to the end.
+    """
+    with (
+        _told_as_lost(base_url, remedy="try again; `ferry status` tells how a deployment of Ferry's is"),
+        httpx.Client(base_url=base_url, timeout=TIMEOUT, headers=_bearer(api_key)) as client,
+    ):
         name = model or client.get("/models").raise_for_status().json()["data"][0]["id"]
         history: list[dict[str, str]] = []
         while text := message or _ask(console):
             history.append({"role": "user", "content": text})
             answer = ""
-            for piece in stream_chat(client, name, history, max_tokens=max_tokens):
-                answer += piece
-                console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
-            console.print()
+            try:
+                for piece in stream_chat(client, name, history, max_tokens=max_tokens):
+                    answer += piece
+                    console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+            finally:
+                console.print()  # an error message does not go on in the middle of the line
             history.append({"role": "assistant", "content": answer})
             if message:
                 return
@@ -120,7 +163,8 @@ def stream_chat(
         request["max_tokens"] = max_tokens
     with client.stream("POST", "/chat/completions", json=request) as answer:
         if answer.is_error:
-            raise EngineLost(json.loads(answer.read())["error"]["message"], remedy="change the request")
+            answer.read()
+            raise EngineLost(_words(answer), remedy="change the request")
         for line in answer.iter_lines():
             if not line.startswith(DATA) or line == DATA + END:
                 continue

@@ -15,6 +15,7 @@ The V2 model runner derives all of that from the scheduler's token list, and dra
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,8 @@ from serving.engine.messages import LEG_KEY, Leg
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.request import Request
+
+logger = logging.getLogger(__name__)
 
 # Philox advances its offset by 4 for each draw that vLLM makes per request and step
 # (vllm/v1/worker/gpu_model_runner.py rewinds by the same amount when it discards a draw).
@@ -74,14 +77,21 @@ def resuming(base: type[Scheduler]) -> type[Scheduler]:
         def _handle_blocked_waiting_request(self, request: Request) -> bool:
             awaits_grammar = request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
             ready: bool = super()._handle_blocked_waiting_request(request)
-            if ready and awaits_grammar and request.num_output_tokens:
-                self._replay_grammar(request)
-            return ready
+            if not (ready and awaits_grammar and request.num_output_tokens) or self._replay_grammar(request):
+                return ready
+            # One request fails, as with a grammar that does not compile. An exception here would end the core, and
+            # each engine in turn that the request is replayed on.
+            rejected = f"the grammar of {request.request_id} rejects tokens that it produced itself"
+            logger.error(rejected)
+            request.structured_output_request.grammar = RuntimeError(rejected)
+            request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+            return bool(super()._handle_blocked_waiting_request(request))
 
-        def _replay_grammar(self, request: Request) -> None:
-            accepted = self.structured_output_manager.accept_tokens(request, list(request.output_token_ids))
-            if not accepted:
-                raise RuntimeError(f"the grammar of {request.request_id} rejects tokens that it produced itself")
+        def _replay_grammar(self, request: Request) -> bool:
+            """Let the grammar go on where the tokens of earlier legs lead; False when it rejects one. What the model
+            thought is not the grammar's: vLLM leaves it out here as it did when it was made."""
+            accepted: bool = self.structured_output_manager.accept_tokens(request, list(request.output_token_ids))
+            return accepted
 
     ResumingScheduler.__name__ = ResumingScheduler.__qualname__ = f"Resuming{base.__name__}"
     return ResumingScheduler

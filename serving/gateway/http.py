@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from serving.engine.core import ModelFiles
@@ -35,6 +38,8 @@ SERVED_ROUTES = GENERATION_ROUTES | {
     "/version",
 }
 RETRY_AFTER_S = 1
+# Arguments of vLLM's engines that its front end reads as well.
+ENGINES_TOO = {"enable_log_requests": bool}
 # vLLM middlewares that touch every chunk of every stream and do nothing that Ferry wants: it measures streams itself.
 LEFT_OUT = frozenset({"PrometheusInstrumentatorMiddleware", "ScalingMiddleware"})
 
@@ -43,7 +48,8 @@ def front_end_arguments(model: ModelFiles, settings: GatewaySettings) -> Namespa
     """vLLM's front-end arguments.
 
     Raises:
-        ConfigError: when `gateway.args` names something that vLLM does not have.
+        ConfigError: when `gateway.args` names something that vLLM's front end does not have, or with a value that it
+            does not take.
     """
     parser = make_arg_parser(FlexibleArgumentParser())
     arguments = parser.parse_args(["--model", str(model.path), "--served-model-name", model.served_name])
@@ -55,15 +61,32 @@ def front_end_arguments(model: ModelFiles, settings: GatewaySettings) -> Namespa
         "enable_prompt_tokens_details": True,
     }
     arguments.structured_outputs_config.reasoning_parser = settings.reasoning_parser or ""
-    for name, value in (chosen | settings.args).items():
-        if not hasattr(arguments, name):
-            raise ConfigError(
-                f"gateway.args: vLLM's front end has no argument {name!r}",
-                remedy="use a name of `vllm serve --help`, with underscores",
-                field=f"gateway.args.{name}",
-            )
+    given = {name: _checked(name, value) for name, value in settings.args.items()}
+    for name, value in (chosen | given).items():
         setattr(arguments, name, value)
     return arguments
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A value of `gateway.args` as vLLM's own field of that name takes it. A single key where a list of keys belongs
+    must not pass: each of its letters would be a key."""
+    field = f"gateway.args.{name}"
+    types = get_type_hints(FrontendArgs) | ENGINES_TOO
+    if name not in types:
+        near = get_close_matches(name, types, n=1, cutoff=0.8)
+        raise ConfigError(
+            f"gateway.args: vLLM's front end has no argument {name!r}",
+            remedy=f"did you mean `{near[0]}`?"
+            if near
+            else "use a field of vLLM's FrontendArgs; what is for engines belongs under engine.args",
+            field=field,
+        )
+    try:
+        # As JSON: a list of records is what it says there, but nothing else becomes what it is not.
+        return TypeAdapter(types[name]).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{field}: {said} (got {value!r})", remedy="change that value", field=field) from None
 
 
 class Doors:

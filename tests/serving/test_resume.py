@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm.sampling_params import SamplingParams
-from vllm.v1.request import Request
+from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
 
 from serving.engine.messages import LEG_KEY, Leg
-from serving.engine.resume import SeededDraws, leg_of, resume
+from serving.engine.resume import SeededDraws, leg_of, resume, resuming
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -95,3 +98,71 @@ def test_tokens_of_earlier_legs_are_output() -> None:
     assert (request.num_prompt_tokens, request.prefill_stats) == (2, None)
     request.append_output_token_ids(4)
     assert tokens == [1, 2, 3], "the leg is left as it was"
+
+
+class Grammar:
+    """Accepts these tokens in this order, as a grammar of vLLM's backends does."""
+
+    def __init__(self, *accepts: int) -> None:
+        self.left = list(accepts)
+
+    def accept_tokens(self, request_id: str, token_ids: list[int]) -> bool:
+        expected, self.left = self.left[: len(token_ids)], self.left[len(token_ids) :]
+        return token_ids == expected
+
+
+class Tokenizer:
+    def get_vocab(self) -> dict[str, int]:
+        return {"<think>": 1, "</think>": 2}
+
+
+class Waiting:
+    """As much of vLLM's scheduler as looks after requests that wait for their grammar."""
+
+    _handle_blocked_waiting_request = Scheduler._handle_blocked_waiting_request
+
+    def __init__(self, *, thinks: bool = False) -> None:
+        self.grammar_compile_error_reqs: set[str] = set()
+        # Its constructor wants a whole configuration and a model.
+        manager = self.structured_output_manager = StructuredOutputManager.__new__(StructuredOutputManager)
+        manager.reasoner_cls = DeepSeekR1ReasoningParser if thinks else None
+        manager.tokenizer, manager.enable_in_reasoning = Tokenizer(), False
+
+
+def constrained(tokens: list[int], grammar: Grammar) -> Request:
+    params = SamplingParams(max_tokens=10, structured_outputs=StructuredOutputsParams(regex="a+"))
+    request = Request("r", [5, 1], params, None)
+    resume(request, Leg(output_token_ids=tokens))
+    assert request.structured_output_request is not None
+    request.structured_output_request.grammar = grammar
+    return request
+
+
+@pytest.mark.parametrize(
+    ("tokens", "thinks", "left"),
+    [
+        ([7, 8], False, [9]),
+        ([], False, [7, 8, 9]),
+        ([], True, [7, 8, 9]),
+        ([3, 4], True, [7, 8, 9]),
+        ([3, 4, 2], True, [7, 8, 9]),
+        ([3, 4, 2, 7, 8], True, [9]),
+        ([2, 7], True, [8, 9]),
+    ],
+)
+def test_a_grammar_goes_on_where_the_tokens_of_earlier_legs_lead(
+    tokens: list[int], thinks: bool, left: list[int]
+) -> None:
+    grammar = Grammar(7, 8, 9)
+    scheduler, request = resuming(Waiting)(thinks=thinks), constrained(tokens, grammar)
+    assert scheduler._handle_blocked_waiting_request(request)
+    assert request.status == RequestStatus.WAITING and not scheduler.grammar_compile_error_reqs
+    assert grammar.left == left
+
+
+def test_a_request_whose_grammar_rejects_its_tokens_fails_alone() -> None:
+    scheduler, request = resuming(Waiting)(), constrained([7, 9], Grammar(7, 8))
+    for _ in range(2):  # vLLM may look again before it has ended the request
+        assert not scheduler._handle_blocked_waiting_request(request)
+        assert scheduler.grammar_compile_error_reqs == {"r"}
+        assert request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR

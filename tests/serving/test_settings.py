@@ -104,6 +104,34 @@ def test_pools_that_cannot_decode_are_refused(config: Path, pools: str) -> None:
         load(config, {})
 
 
+PREFILL_AND = "pools: {p: {role: prefill, engine: {%s}}, d: {role: decode, engine: {%s}}}"
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "named"),
+    [
+        ("max_model_len: 2048", "", "p"),
+        ("", "max_model_len: 2048", "d"),
+        ("max_model_len: 2048", "max_model_len: 8192", "p"),
+        ("args: {max_model_len: 2048}", "", "p"),
+        ("args: {max_model_len: 32k}", "", "p"),
+    ],
+)
+def test_pools_that_take_contexts_of_different_lengths_are_refused(
+    config: Path, prefill: str, decode: str, named: str
+) -> None:
+    config.write_text(PREFILL_AND % (prefill, decode))
+    with pytest.raises(ConfigError, match=r"every pool .*once, under `engine`") as caught:
+        load(config, {})
+    assert caught.value.field == f"pools.{named}.engine.max_model_len"
+
+
+@pytest.mark.parametrize("own", ["", "max_model_len: 4096", "max_model_len: 2048", "args: {max_model_len: 2048}"])
+def test_pools_that_take_the_same_contexts_may_say_so_each(config: Path, own: str) -> None:
+    config.write_text(PREFILL_AND % (own, own))
+    assert load(config, {}).engine_of("p") == load(config, {}).engine_of("d")
+
+
 @pytest.mark.parametrize("text", ["[1]", "a: [", "just words", "\tx: 1"])
 def test_what_is_no_tree_is_refused(config: Path, text: str) -> None:
     config.write_text(text)
