@@ -20,6 +20,8 @@ from serving.model_store import default_home
 
 ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("FERRY_HOME") or default_home())
+# Part of "VLLM::EngineCore": psutil now and then tells no more than the 15 characters that the kernel keeps of a name.
+CORE_NAME = "EngineCor"
 UP_TIMEOUT_S = 280
 
 

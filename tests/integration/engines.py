@@ -20,7 +20,7 @@ from serving.engine.process import EngineSpec, start_host
 from serving.model_store import resolve
 from serving.settings import EngineSettings
 from serving.types import ClusterView, EngineInfo, PoolRole, Replica, ReplicaState
-from tests.integration.conftest import HOME
+from tests.integration.conftest import CORE_NAME, HOME
 
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
@@ -76,7 +76,7 @@ class Host:
     @property
     def core(self) -> psutil.Process:
         """The engine core's process."""
-        return next(p for p in self.process.children(recursive=True) if "EngineCore" in p.name())
+        return next(p for p in self.process.children(recursive=True) if CORE_NAME in p.name())
 
     @property
     def info(self) -> EngineInfo:

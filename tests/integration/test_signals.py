@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from serving import run_state
-from tests.integration.conftest import HOME, ROOT, config_file, free_port
+from tests.integration.conftest import CORE_NAME, HOME, ROOT, config_file, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -27,7 +27,7 @@ HARD_STOP_TIMEOUT_S = 10
 def is_engine_core(process: psutil.Process) -> bool:
     """One that ends meanwhile is none, and must not hide the others."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return any("EngineCore" in name for name in (process.name(), *process.cmdline()))
+        return any(CORE_NAME in name for name in (process.name(), *process.cmdline()))
     return False
 
 

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import Deployment
+from tests.integration.conftest import CORE_NAME, Deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(400)]
 
@@ -49,7 +49,7 @@ def stream_text(deployment: Deployment, on_event: Callable[[int], None]) -> tupl
 
 def core_pid_of(deployment: Deployment, pool: str) -> int:
     pid = next(r["pid"] for r in deployment.status()["replicas"] if r["pool"] == pool)
-    core = next(p for p in psutil.Process(pid).children(recursive=True) if "EngineCore" in p.name())
+    core = next(p for p in psutil.Process(pid).children(recursive=True) if CORE_NAME in p.name())
     return int(core.pid)
 
 
