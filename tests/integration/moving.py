@@ -123,10 +123,10 @@ class MovingClient(PoolClient):
 
 
 def runs(cuts: Sequence[tuple[int, ...]], depth: Depth) -> list[tuple[Mode, tuple[int, ...]]]:
-    """The cells of one row of the matrix: every cut by KV and by replay; usually every other one by KV and the last
-    two by replay, which are one in the middle or at the end and one away and back."""
-    carried = cuts if depth == "whole" else [*cuts[:-1:2], cuts[-1]]
-    replayed = cuts if depth == "whole" else cuts[-2:]
+    """The cells of one row of the matrix: every cut by KV and by replay; usually every third one by KV, and the last
+    by both, which is away and back."""
+    carried = cuts if depth == "whole" else [*cuts[:-1:3], cuts[-1]]
+    replayed = cuts if depth == "whole" else cuts[-1:]
     return [*(("kv", cut) for cut in carried), *(("replay", cut) for cut in replayed)]
 
 

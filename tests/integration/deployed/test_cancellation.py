@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.real]
 REQUESTS = 200
 CONCURRENCY = 16
 HANG_UP_SHARE = 0.2
+MAX_TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def body_of(deployment: Deployment, index: int, max_tokens: int) -> dict[str, ob
 async def stream(client: httpx.AsyncClient, deployment: Deployment, index: int, hang_up_at: int | None) -> Outcome:
     """One streamed chat; with `hang_up_at`, the client leaves after that many events."""
     url, events, ended = f"{deployment.base_url}/v1/chat/completions", 0, False
-    async with client.stream("POST", url, json=body_of(deployment, index, max_tokens=24)) as answer:
+    async with client.stream("POST", url, json=body_of(deployment, index, max_tokens=MAX_TOKENS)) as answer:
         assert answer.status_code == 200, await answer.aread()
         async for line in answer.aiter_lines():
             assert '"error"' not in line, line
@@ -54,7 +55,7 @@ async def stream(client: httpx.AsyncClient, deployment: Deployment, index: int, 
 
 async def test_200_streams_with_a_fifth_hanging_up(deployment: Deployment) -> None:
     draw = random.Random(7)
-    plans = [draw.randrange(2, 20) if draw.random() < HANG_UP_SHARE else None for _ in range(REQUESTS)]
+    plans = [draw.randrange(2, MAX_TOKENS - 4) if draw.random() < HANG_UP_SHARE else None for _ in range(REQUESTS)]
     gate = asyncio.Semaphore(CONCURRENCY)
     async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=CONCURRENCY)) as client:
 

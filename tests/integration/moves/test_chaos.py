@@ -185,7 +185,7 @@ async def test_a_core_is_told_to_end(stage: Stage, reference: list[list[int]], s
     await stage.settled(tasks, fds)
 
 
-@pytest.mark.parametrize("seam", seams("before_hand_off"))
+@pytest.mark.parametrize("seam", seams())
 async def test_a_core_is_stopped_and_goes_on_later(stage: Stage, reference: list[list[int]], seam: str) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
     found, victim = await disturb(stage, seam, lambda host: host.core.suspend(), f"stop-{seam}")
