@@ -164,20 +164,18 @@ async def disturb(stage: Stage, seam: str, harm: Callable[[Host], None], name: s
 
 @pytest.mark.parametrize("seam", seams("during_precopy"))
 async def test_a_core_is_killed(stage: Stage, reference: list[list[int]], seam: str) -> None:
-    tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
-    found, victim = await disturb(stage, seam, lambda host: host.core.send_signal(signal.SIGKILL), f"kill-{seam}")
-    assert found == reference
-    assert stage.moves("replay") >= 1
-    await asyncio.to_thread(stage.running.replace, victim.name)
-    await show(stage.running, stage.client)
-    await stage.settled(tasks, fds)
+    await a_core_is_lost(stage, reference, seam, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("seam", seams("before_hand_off"))
 async def test_a_core_is_told_to_end(stage: Stage, reference: list[list[int]], seam: str) -> None:
     """SIGTERM, as when its machine shuts down: vLLM aborts all that runs, and refuses whatever comes."""
+    await a_core_is_lost(stage, reference, seam, signal.SIGTERM)
+
+
+async def a_core_is_lost(stage: Stage, reference: list[list[int]], seam: str, sent: signal.Signals) -> None:
     tasks, fds = len(asyncio.all_tasks()), psutil.Process().num_fds()
-    found, victim = await disturb(stage, seam, lambda host: host.core.send_signal(signal.SIGTERM), f"end-{seam}")
+    found, victim = await disturb(stage, seam, lambda host: host.core.send_signal(sent), f"{sent.name}-{seam}")
     assert found == reference
     assert stage.moves("replay") >= 1
     await asyncio.to_thread(stage.running.replace, victim.name)
